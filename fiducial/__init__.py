@@ -1,0 +1,27 @@
+"""Find, count, compare and align structure in images that people measure with."""
+
+from typing import TYPE_CHECKING
+
+from fiducial.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from fiducial.api import inspect
+    from fiducial.records import Defects, Image, InputError
+
+__all__ = ["Defects", "Image", "InputError", "__version__", "inspect"]
+
+_HOMES = {
+    "inspect": "fiducial.api",
+    "Defects": "fiducial.records",
+    "Image": "fiducial.records",
+    "InputError": "fiducial.records",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that the command line answers before torch is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fiducial' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,238 @@
+"""The command line: parse, call, write. Heavy imports wait until a command needs them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fiducial.version import VERSION
+
+app = typer.Typer(
+    help="Find, count, compare and align structure in images that people measure with.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+calibrate_app = typer.Typer(help="Set thresholds from images that are known to be good.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a family on your own data.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure a family on annotated data.", no_args_is_help=True)
+app.add_typer(calibrate_app, name="calibrate")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights of your own; the shipped ones by default.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+MaxBytes = Annotated[int, typer.Option(help="Budget in bytes for the pixels of one read.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+
+FOUR_GIB = 4 * 2**30
+
+
+@app.callback(invoke_without_command=True)
+def version(*, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Find, count, compare and align structure in images that people measure with."""
+    if show:
+        typer.echo(f"fiducial {VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def inspect(
+    sample: Annotated[Path | None, typer.Argument(help="Image to judge.", show_default=False)] = None,
+    *,
+    template: Annotated[Path | None, typer.Option("--template", "-t", help="The good image, or a folder of them.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Folder of images to judge, in place of SAMPLE.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV with columns sample, template, in place of SAMPLE.")] = None,
+    out: Out = Path("fiducial-out"),
+    weights: Weights = None,
+    device: Device = "auto",
+    align: Annotated[bool, typer.Option(help="Lay the template on the sample first.")] = True,
+    resize: Annotated[bool, typer.Option(help="Resize a template of another size.")] = False,
+    invert: Annotated[bool, typer.Option(help="Copper is bright in these images: judge their negatives.")] = False,
+    min_probability: Annotated[float, typer.Option(help="Least probability of a reported defect.")] = 0.5,
+    false_alarms: Annotated[float | None, typer.Option(help="Instead: alarms that a good image may raise on average.")] = None,
+    max_bytes: MaxBytes = FOUR_GIB,
+    as_json: AsJson = False,
+) -> None:
+    """Find what differs between a sample and its good template: mask, table of defects, overlay, verdict.
+
+    Exit status: 0 done, 1 some inputs of many failed, 2 bad input, 3 no alignment to trust (one pair).
+
+    Example: fiducial inspect board.png --template good.png -o results
+    """
+    from functools import partial  # noqa: PLC0415
+
+    from fiducial import api, runs  # noqa: PLC0415
+
+    with _errors():
+        jobs = runs.choose_jobs(sample, samples, pairs, template)
+        with _Bar("inspecting", hidden=as_json) as bar:
+            verb = partial(
+                api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
+                min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.tiles(len(jobs)),
+            )  # fmt: skip
+            outcomes = []
+            for outcome in runs.run(jobs, verb, out, max_bytes):
+                outcomes.append(outcome)
+                bar.advance(len(outcomes))
+    _report(runs.summary(outcomes), out, as_json=as_json)
+    raise typer.Exit(runs.exit_status(outcomes))
+
+
+@calibrate_app.command("defects")
+def calibrate_defects(
+    *,
+    good: Annotated[Path, typer.Option(help="Folder of images of good parts.")],
+    template: Annotated[Path, typer.Option("--template", "-t", help="Their template, or a folder with one of each name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, calibrated.")],
+    weights: Weights = None,
+    device: Device = "auto",
+    invert: Annotated[bool, typer.Option(help="Copper is bright in these images.")] = False,
+) -> None:
+    """Learn from good parts which probability they exceed how often, so that --false-alarms means your line.
+
+    Example: fiducial calibrate defects --good good_boards --template good.png -o line3.safetensors
+    """
+    from fiducial import api, runs  # noqa: PLC0415
+
+    with _errors(), _Bar("calibrating") as bar:
+        jobs = [(job.sample, job.template) for job in runs.jobs_from_folder(good, template)]
+        found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
+    typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
+
+
+@train_app.command("defects")
+def train_defects(
+    *,
+    data: Annotated[Path, typer.Option(help="DeepPCB, or a folder with samples/, templates/, masks/.")],
+    out: Out,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes 1, 2, ..., with commas; the shipped by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 crops.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+    hold_out: Annotated[str, typer.Option(help="Groups to leave out, with commas: evaluate on them.")] = "",
+) -> None:
+    """Train on pairs of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
+    """
+    from fiducial import train  # noqa: PLC0415
+
+    with _errors():
+        train.train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+@evaluate_app.command("defects")
+def evaluate_defects(
+    *,
+    data: Annotated[Path, typer.Option(help="DeepPCB, or a folder with samples/, templates/, masks/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write.")],
+    groups: Annotated[str, typer.Option(help="Groups to measure on, with commas; all by default.")] = "",
+    weights: Weights = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure on annotated pairs: aligned, and with the template displaced at three strengths.
+
+    Example: fiducial evaluate defects --data my_boards --groups line3 -o scores.csv
+    """
+    from fiducial import evaluate  # noqa: PLC0415
+    from fiducial.images import write_text  # noqa: PLC0415
+
+    with _errors():
+        table = evaluate.evaluate_defects_on(data, groups, weights, device)
+        write_text(out, table.to_csv(index=False, lineterminator="\n"))
+    _report(table.T.reset_index(), out, as_json=as_json)
+
+
+class _errors:  # noqa: N801 (reads as a statement)
+    """Turn an `InputError` into one line on standard error and exit status 2."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Print and exit where the user can mend it."""
+        from fiducial.records import InputError  # noqa: PLC0415
+
+        if isinstance(error, InputError | OSError):
+            _fail(str(error))
+
+
+def _fail(line: str) -> NoReturn:
+    typer.echo(f"fiducial: {line}", err=True)
+    raise typer.Exit(2)
+
+
+class _Bar:
+    """A progress bar on standard error."""
+
+    def __init__(self, text: str, *, hidden: bool = False) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress  # noqa: PLC0415
+
+        self.progress = Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty())
+        self.task = self.progress.add_task(text, total=None)
+
+    def __enter__(self) -> "_Bar":
+        """Show it."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove it."""
+        self.progress.stop()
+
+    def tiles(self, jobs: int) -> Any:  # noqa: ANN401 (a callable of (done, total))
+        """Return what to call with (tiles done, tiles in all) of the job in progress."""
+        self.done_jobs = 0
+
+        def note(done: int, total: int) -> None:
+            self.progress.update(self.task, total=jobs, completed=self.done_jobs + done / total)
+
+        return note
+
+    def advance(self, done_jobs: int) -> None:
+        """Note that so many jobs are done."""
+        self.done_jobs = done_jobs
+        self.progress.update(self.task, completed=done_jobs)
+
+    def jobs(self, done: int, total: int) -> None:
+        """Note (jobs done, jobs in all)."""
+        self.progress.update(self.task, total=total, completed=done)
+
+
+def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pandas is imported late)
+    """Print a table, as JSON records or for people."""
+    if as_json:
+        typer.echo(table.to_json(orient="records", force_ascii=False, indent=1))
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = Table(title=str(out), title_justify="left")
+    columns = [c for c in table.columns if c not in ("sample", "template") and not table[c].isna().all()]
+    for column in columns:
+        shown.add_column(str(column))
+    for row in table[columns].itertuples(index=False):
+        shown.add_row(*("" if value is None or value != value else _text(value) for value in row))  # noqa: PLR0124 (NaN)
+    Console().print(shown)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

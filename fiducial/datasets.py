@@ -1,0 +1,171 @@
+"""Read public datasets, and users' own in the same layouts, from disk into images and truth.
+
+Nothing is downloaded: each function takes the folder that the public archive unpacks to. Images may be `.png`, `.jpg` or
+`.tif` whatever the list file says.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Int, UInt8
+
+from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.records import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
+
+_GROW_PX = 2  # how far a derived mask may leave its box
+_SMALLEST_PX = 12  # and the area under which a part of it is edge jitter
+
+
+@dataclass(frozen=True)
+class InspectionPair:
+    """A sample, its template, and what is wrong with the sample.
+
+    Attributes:
+        name: unique within the dataset. group: boards of one design share it; splits go by group.
+        mask: classes from 1, 0 for background, on the grid of both images.
+        boxes_yxyx: the annotators' boxes in the house frame; label: their classes from 1.
+    """
+
+    name: str
+    group: str
+    sample: UInt8[np.ndarray, "h w"]
+    template: UInt8[np.ndarray, "h w"]
+    mask: UInt8[np.ndarray, "h w"]
+    boxes_yxyx: Float64[np.ndarray, "n 4"]
+    label: Int[np.ndarray, " n"]
+
+
+def read_deeppcb(root: Path, groups: tuple[str, ...] | None = None, every: int = 1) -> Iterator[InspectionPair]:
+    """Yield the pairs of DeepPCB's `trainval.txt` (or of those groups, every n-th), with masks derived from boxes.
+
+    Raises:
+        InputError: the folder does not hold DeepPCB.
+    """
+    base = root / "PCBData" if (root / "PCBData").is_dir() else root
+    if not (base / "trainval.txt").is_file():
+        raise InputError(f"expected DeepPCB (PCBData/trainval.txt) in {root}, found none")
+    rows = [line.split() for line in (base / "trainval.txt").read_text().splitlines() if line.strip()]
+    chosen = [row for row in rows if groups is None or row[0].split("/")[0].removeprefix("group") in groups]
+    for image, truth in chosen[::every]:
+        stem = base / image.rsplit(".", 1)[0]
+        sample, template = (_read_gray(_existing(stem, ending)) for ending in ("_test", "_temp"))
+        table = np.loadtxt(base / truth, dtype=np.int64, ndmin=2)
+        boxes = pixel_edges_to_yx(table[:, [1, 0, 3, 2]])
+        mask = mask_from_boxes(sample, template, boxes, table[:, 4])
+        yield InspectionPair(stem.name, image.split("/")[0].removeprefix("group"), sample, template, mask, boxes, table[:, 4])
+
+
+def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...] = ()) -> tuple[InspectionPair, ...]:
+    """Read DeepPCB or a folder of pairs, whichever `root` holds: only those groups, or all `but` some.
+
+    Raises:
+        InputError: neither, or no pair is left.
+    """
+    deeppcb = (root / "PCBData").is_dir() or (root / "trainval.txt").is_file()
+    found = read_deeppcb(root) if deeppcb else read_pair_folder(root)
+    pairs = tuple(pair for pair in found if (not groups or pair.group in groups) and pair.group not in but)
+    if not pairs:
+        raise InputError(f"no pair of groups {list(groups) or 'any'} but {list(but)} in {root}")
+    return pairs
+
+
+def mask_from_boxes(
+    sample: UInt8[np.ndarray, "h w"],
+    template: UInt8[np.ndarray, "h w"],
+    boxes_yxyx: Float64[np.ndarray, "n 4"],
+    label: Int[np.ndarray, " n"],
+) -> UInt8[np.ndarray, "h w"]:
+    """Derive a mask of classes from boxes around the differences of two aligned binary images.
+
+    Inside each box, grown by 2 px: the XOR of the images, opened to drop one-pixel edges, without parts that are small in
+    themselves or beside the largest. A box in which nothing is left is filled.
+    """
+    difference = ((sample > 127) ^ (template > 127)).astype(np.uint8)
+    mask = np.zeros(sample.shape, np.uint8)
+    edges = yx_to_pixel_edges(boxes_yxyx).round().astype(int)
+    for (y0, x0, y1, x1), kind in zip(edges.tolist(), label.tolist(), strict=True):
+        window = np.s_[max(0, y0 - _GROW_PX) : y1 + _GROW_PX, max(0, x0 - _GROW_PX) : x1 + _GROW_PX]
+        opened = cv2.morphologyEx(difference[window], cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
+        area = stats[1:, cv2.CC_STAT_AREA]
+        keep = 1 + np.flatnonzero((area >= _SMALLEST_PX) & (area >= 0.15 * area.max(initial=0)))
+        if len(keep):
+            mask[window][np.isin(regions, keep)] = kind
+        else:
+            mask[y0:y1, x0:x1] = kind
+    return mask
+
+
+def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
+    """Yield the pairs of a folder with `samples/`, `templates/` and `masks/` that share file names.
+
+    A mask holds 0 for background and classes from 1. A single file in `templates/` serves all samples. The group of a
+    pair is its name up to the first underscore.
+
+    Raises:
+        InputError: a folder, template or mask is missing, or sizes differ.
+    """
+    templates = list_images(root / "templates")
+    for path in list_images(root / "samples"):
+        sample = _read_gray(path)
+        template = _read_gray(templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, ""))
+        mask = _read_gray(_existing(root / "masks" / path.stem, ""))
+        if not sample.shape == template.shape == mask.shape:
+            raise InputError(f"{path.name}: sample, template and mask must have one size, got "
+                             f"{sample.shape}, {template.shape}, {mask.shape}")  # fmt: skip
+        boxes, label = boxes_from_mask(mask)
+        yield InspectionPair(path.stem, path.stem.split("_")[0], sample, template, mask, boxes, label)
+
+
+def boxes_from_mask(mask: UInt8[np.ndarray, "h w"]) -> tuple[Float64[np.ndarray, "n 4"], Int[np.ndarray, " n"]]:
+    """Return the box, in the house frame, and the class of each connected region of a mask of classes."""
+    boxes, label = [np.zeros((0, 4))], [np.zeros(0, np.int64)]
+    for kind in np.unique(mask[mask > 0]).tolist():
+        _, _, stats, _ = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8), connectivity=8)
+        x, y, w, h = stats[1:, :4].T
+        boxes.append(pixel_edges_to_yx(np.stack([y, x, y + h, x + w], axis=1)))
+        label.append(np.full(len(stats) - 1, kind, np.int64))
+    return np.concatenate(boxes), np.concatenate(label)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted by name.
+
+    Raises:
+        InputError: there is no such folder or it holds no image.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise InputError(f"expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none in {folder}")
+    return found
+
+
+def read_textures(folders: tuple[Path, ...], longest_px: int = 700) -> list[UInt8[np.ndarray, "h w"]]:
+    """Read the images of several folders as gray, reduced so that no side exceeds `longest_px`."""
+    return [_shrink(_read_gray(path), longest_px) for folder in folders for path in list_images(folder)]
+
+
+def _shrink(image: UInt8[np.ndarray, "h w"], longest_px: int) -> UInt8[np.ndarray, "i j"]:
+    factor = longest_px / max(image.shape)
+    return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+
+
+def _existing(stem: Path, ending: str) -> Path:
+    for suffix in IMAGE_SUFFIXES:
+        path = stem.with_name(stem.name + ending + suffix)
+        if path.is_file():
+            return path
+    raise InputError(f"expected an image {stem.name}{ending} ({', '.join(IMAGE_SUFFIXES)}) in {stem.parent}, found none")
+
+
+def _read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise InputError(f"expected an image, cannot decode {path}")
+    return image

@@ -1,0 +1,1 @@
+"""Find what differs from the good template (BGNet, papers: docs/theory/defects.md)."""

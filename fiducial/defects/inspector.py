@@ -1,0 +1,260 @@
+"""Own a loaded BGNet and inspect with it: align, prepare, forward by tiles, decode, record.
+
+Glossary
+    H, W size of the sample in pixels; p the probability that a pixel is defective (one minus background).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float16, Float32, Float64, Int64, Shaped, UInt8
+from torch import Tensor
+
+from fiducial import geometry
+from fiducial.confidence import Calibration, to_probability
+from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image, yx_to_pixel_edges
+from fiducial.defects.network import BGNet
+from fiducial.images import intensity_range, to_gray
+from fiducial.records import Defects, Image, InputError, Provenance, Window
+from fiducial.regions import label_regions
+from fiducial.tiles import tiles
+
+SMALLEST_PX = 64
+TILE_PX, MARGIN_PX = 384, 64
+ALIGN_PX = 640  # longest side at which the alignment is estimated
+TRUSTED_ALIGNMENT = 0.6  # least correlation; see benchmarks/defects_alignment.py
+PIXEL_P = 0.5  # least p of a defect's pixels
+SMALLEST_AREA_PX = 8
+_REFUSAL = f"no alignment to trust: correlation {{:.2f}} of template and sample, needs {TRUSTED_ALIGNMENT}"
+
+
+class Progress(Protocol):
+    """Be told how many of how many tiles are done."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The defects of a map of probabilities, in the terms of `records.Defects`."""
+
+    mask: UInt8[np.ndarray, "h w"]
+    boxes_yxyx: Float64[np.ndarray, "n 4"]
+    label: Int64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    area_px: Int64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the network says of a whole sample.
+
+    Attributes:
+        p: probability that a pixel is defective; 0 where it was not inspected. kind: its most probable class, from 1.
+        template_to_sample: None where no alignment could be trusted, and p is 0 everywhere.
+    """
+
+    p: Float16[np.ndarray, "h w"]
+    kind: UInt8[np.ndarray, "h w"]
+    template_to_sample: Matrix | None
+    alignment_score: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A window of the sample, the template resampled on it, and where both are known."""
+
+    sample: Float32[np.ndarray, "h w"]
+    template: Float32[np.ndarray, "h w"]
+    valid: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """An image with the intensities that map to 0 and to 1."""
+
+    image: Image
+    zero: float
+    one: float
+
+    def read(self, window: Window | None = None) -> Float32[np.ndarray, "h w"]:
+        """Return a window's normalized gray values; NaN and infinite ones stay NaN."""
+        gray = (to_gray(self.image.read(window), self.image.name) - self.zero) / (self.one - self.zero)
+        return np.where(np.isfinite(gray), gray, np.nan).astype(np.float32)
+
+    def reduced(self, longest_px: int) -> tuple[Float32[np.ndarray, "h w"], Matrix]:
+        """Return the whole image with no side above `longest_px`, and the transform from full to reduced pixels."""
+        (h, w), factor = self.image.size, min(1.0, longest_px / max(self.image.size))
+        size = (max(1, round(h * factor)), max(1, round(w * factor)))
+        if factor == 1.0:
+            return np.nan_to_num(self.read()), np.eye(3)
+        rows = [round(i * h / size[0]) for i in range(size[0] + 1)]
+        step = max(1, 2**24 // (w * max(1, h // size[0])))
+        bands = []
+        for i in range(0, size[0], step):
+            last = min(i + step, size[0])
+            band = np.nan_to_num(self.read((rows[i], 0, rows[last], w)))
+            bands.append(cv2.resize(band, (size[1], last - i), interpolation=cv2.INTER_AREA))
+        return np.concatenate(bands), resize_transform(self.image.size, size)
+
+
+class DefectInspector:
+    """Inspect samples against templates with one network on one device."""
+
+    def __init__(self, network: BGNet, calibration: Calibration | None, device: torch.device, *, bf16: bool) -> None:
+        self.network = network.to(device).eval()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.calibration, self.device, self.bf16 = calibration, device, bf16
+
+    def inspect(
+        self,
+        sample: Image,
+        template: Image,
+        provenance: Provenance,
+        *,
+        align: bool = True,
+        invert: bool = False,
+        min_probability: float = 0.5,
+        progress: Progress | None = None,
+    ) -> Defects:
+        """Find the defects of a sample; with `align`, lay the template on it first; with `invert`, judge the negatives.
+
+        Nothing is inspected, and the verdict is "refused", where no alignment can be trusted.
+
+        Raises:
+            InputError: an image is constant, without finite values, not gray or color, or under 64 px.
+        """
+        compared = self.compare(sample, template, align=align, invert=invert, progress=progress)
+        refused = compared.template_to_sample is None
+        found = decode(compared.p, compared.kind, self.calibration, min_probability, self.network.config.box_margin_px)
+        return Defects(
+            mask=found.mask,
+            boxes_yxyx=found.boxes_yxyx,
+            label=found.label,
+            score=found.score,
+            area_px=found.area_px,
+            classes=self.network.config.classes,
+            template_to_sample=compared.template_to_sample,
+            alignment_score=compared.alignment_score,
+            coverage=compared.coverage,
+            verdict="refused" if refused else "bad" if len(found.score) else "good",
+            reason=_REFUSAL.format(compared.alignment_score) if refused else "",
+            sample=sample.name,
+            template=template.name,
+            pixel_size=sample.pixel_size,
+            unit=sample.unit,
+            provenance=provenance,
+        )
+
+    def compare(
+        self, sample: Image, template: Image, *, align: bool = True, invert: bool = False, progress: Progress | None = None
+    ) -> Compared:
+        """Align and run the network over all tiles; raises as `inspect`."""
+        for image in (sample, template):
+            if min(image.size) < SMALLEST_PX:
+                raise InputError(
+                    f"an image to inspect must have at least {SMALLEST_PX} px a side, {image.name} has {image.size}"
+                )
+        good, seen = (_scaled(image, invert=invert) for image in (template, sample))
+        placed = align_template(good, seen) if align else geometry.Alignment(np.eye(3), float("nan"))
+        size = sample.size
+        p, kind = np.zeros(size, np.float16), np.zeros(size, np.uint8)
+        if align and placed.score < TRUSTED_ALIGNMENT:
+            return Compared(p, kind, None, placed.score, 0.0)
+        todo, inspected = list(tiles(size, TILE_PX, MARGIN_PX)), 0
+        for done, tile in enumerate(todo):
+            pair = prepare(seen, good, placed.moving_to_fixed, tile.window)
+            core = tile.core_in_window
+            if pair.valid[core].any():
+                probability = self.predict(pair)  # (K+1, h, w)
+                p[tile.core_in_image] = np.where(pair.valid, 1 - probability[0], 0)[core]
+                kind[tile.core_in_image] = 1 + probability[1:].argmax(0)[core]
+                inspected += int(pair.valid[core].sum())
+            if progress is not None:
+                progress(done + 1, len(todo))
+        return Compared(p, kind, placed.moving_to_fixed, placed.score, inspected / (size[0] * size[1]))
+
+    def predict(self, pair: Prepared) -> Float32[np.ndarray, "k h w"]:
+        """Return the class probabilities of one tile."""
+        sample, template = (torch.from_numpy(image)[None, None].to(self.device) for image in (pair.sample, pair.template))
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = self.network(sample, template).logits
+        out: Float32[np.ndarray, "k h w"] = logits[0].float().softmax(0).cpu().numpy()
+        return out
+
+
+def _scaled(image: Image, *, invert: bool) -> _Scaled:
+    low, high = intensity_range(image)
+    return _Scaled(image, high, low) if invert else _Scaled(image, low, high)
+
+
+def align_template(good: _Scaled, seen: _Scaled) -> geometry.Alignment:
+    """Estimate the transform from template to sample on reduced images, and return it between the full ones."""
+    (moving, down_m), (fixed, down_f) = (scaled.reduced(ALIGN_PX) for scaled in (good, seen))
+    found = geometry.align(moving, fixed)
+    return replace(found, moving_to_fixed=np.linalg.inv(down_f) @ found.moving_to_fixed @ down_m)
+
+
+def prepare(seen: _Scaled, good: _Scaled, template_to_sample: Matrix, window: Window) -> Prepared:
+    """Return a window of the sample, the template resampled on it, and where both are known.
+
+    Where they are not, the sample stands in for the template, which says "no difference".
+    """
+    sample = seen.read(window)
+    size = (sample.shape[0], sample.shape[1])
+    window_to_template = np.linalg.inv(template_to_sample) @ window_to_image(window[:2])
+    source = _bounding_window(window_to_template, size, good.image.size)
+    if source is None:
+        return Prepared(np.nan_to_num(sample), np.nan_to_num(sample), np.zeros(size, dtype=bool))
+    to_window = np.linalg.inv(window_to_template) @ window_to_image(source[:2])
+    template, covered = geometry.warp(good.read(source), to_window, size)
+    valid = covered & np.isfinite(template) & np.isfinite(sample)
+    sample = np.nan_to_num(sample)
+    return Prepared(sample, np.where(valid, template, sample), valid)
+
+
+def _bounding_window(window_to_template: Matrix, size: tuple[int, int], template_size: tuple[int, int]) -> Window | None:
+    """Return the part of the template that a window needs, with a margin for interpolation; None if there is none."""
+    edges = yx_to_pixel_edges(apply_transform(window_to_template, corners_yx(size)).reshape(1, 8)).reshape(4, 2)
+    y0, x0 = np.maximum(np.floor(edges.min(0)).astype(int) - 2, 0).tolist()
+    y1, x1 = np.minimum(np.ceil(edges.max(0)).astype(int) + 2, template_size).tolist()
+    return (y0, x0, y1, x1) if y1 - y0 > 1 and x1 - x0 > 1 else None
+
+
+def decode(
+    p: Shaped[np.ndarray, "h w"],
+    kind: UInt8[np.ndarray, "h w"],
+    calibration: Calibration | None,
+    min_probability: float,
+    box_margin_px: float,
+) -> Found:
+    """Turn pixel probabilities into defects, best first.
+
+    A defect is a region of p ≥ 1/2 of at least 8 pixels; its class the one that most of its p votes for; its raw score the
+    mean of p over it, shrunk for small regions: Σp / (area + 8); its score the calibrated raw score.
+    """
+    regions = label_regions(p >= PIXEL_P)
+    large = np.flatnonzero(regions.area_px >= SMALLEST_AREA_PX)
+    weight = [p[regions.window(i)][regions.pixels(i)].astype(np.float64) for i in large.tolist()]
+    raw = np.array([w.sum() / (w.size + SMALLEST_AREA_PX) for w in weight], dtype=np.float64)
+    score = raw if calibration is None else to_probability(calibration, raw)
+    kept = [j for j in np.argsort(-score, kind="stable").tolist() if score[j] >= min_probability]
+    mask, label = np.zeros(kind.shape, np.uint8), np.zeros(len(kept), np.int64)
+    for n, j in enumerate(kept):
+        i = int(large[j])
+        window, own = regions.window(i), regions.pixels(i)
+        label[n] = np.bincount(kind[window][own], weights=weight[j]).argmax()
+        mask[window][own] = label[n]
+    boxes = _grow(regions.boxes_yxyx[large[kept]], box_margin_px, (p.shape[0], p.shape[1]))
+    return Found(mask, boxes, label, score[kept], regions.area_px[large[kept]])
+
+
+def _grow(boxes_yxyx: Float64[np.ndarray, "n 4"], margin_px: float, size: tuple[int, int]) -> Float64[np.ndarray, "n 4"]:
+    grown = boxes_yxyx + np.array([-margin_px, -margin_px, margin_px, margin_px])
+    frame = corners_yx(size)
+    return np.clip(grown, np.tile(frame[0], 2), np.tile(frame[2], 2))

@@ -1,0 +1,179 @@
+"""Make training samples of defects: a sample, a nearly aligned template, and the truth.
+
+Glossary
+    H, W size of the crop in pixels; L = (H/8)·(W/8), M = (H/32)·(W/32) cells of the matching scales.
+    view: the transform from crop to source image, the same for sample, template and mask.
+    residual: the small displacement of the template that alignment leaves.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import nn
+
+from fiducial import augment, synth
+from fiducial.coords import Matrix, apply_transform, cell_centers_yx, nearest_cell
+from fiducial.datasets import InspectionPair
+from fiducial.defects.loss import IGNORE, Truth, loss
+
+OTHER = 7  # the class of whatever is none of DeepPCB's six
+CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole", "other")
+
+# The class of each class in the negative of an image: open and short, mousebite and spur, copper and pinhole trade places.
+_NEGATIVE = np.array([0, 2, 1, 4, 3, 6, 5, 7], np.uint8)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What samples are made from: annotated pairs, and pictures of anything to be stained."""
+
+    pairs: tuple[InspectionPair, ...]
+    textures: tuple[UInt8[np.ndarray, "..."], ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sample; images have intensities near [0, 1], mask and partners are as in `loss.Truth`."""
+
+    sample: Float32[np.ndarray, "h w"]
+    template: Float32[np.ndarray, "h w"]
+    mask: UInt8[np.ndarray, "h w"]
+    detail_partner: Int64[np.ndarray, " l"]
+    semantic_partner: Int64[np.ndarray, " m"]
+
+
+class Batch(NamedTuple):
+    """A batch of samples as tensors, images (B, 1, H, W); the rest as in `loss.Truth`."""
+
+    sample: torch.Tensor
+    template: torch.Tensor
+    mask: torch.Tensor
+    detail_partner: torch.Tensor
+    semantic_partner: torch.Tensor
+
+
+def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
+    """Draw one sample of size × size pixels."""
+    kind = rng.random()
+    if pool.textures and (kind < 0.2 or not pool.pairs):
+        return _stained(pool, rng, size)
+    if kind < 0.28 or not pool.pairs:
+        template = synth.draw_board(rng, (size + 64, size + 64))
+        sample, mask = synth.damage_board(template, rng, int(rng.integers(0, 12)))
+        return _from_board(255 - sample, 255 - template, mask, rng, size)  # DeepPCB shows copper dark
+    pair = pool.pairs[int(rng.integers(len(pool.pairs)))]
+    return _from_board(pair.sample, pair.template, pair.mask, rng, size)
+
+
+def _from_board(
+    sample: np.ndarray, template: np.ndarray, mask: UInt8[np.ndarray, "h w"], rng: np.random.Generator, size: int
+) -> Sample:
+    binary = rng.random() < 0.35
+    view = augment.random_view(rng, mask.shape, (size, size), _center(mask, rng), 0.0 if binary or rng.random() < 0.4 else 1.0)
+    seen = augment.map_from_matrix(view, (size, size))
+    residual, warp = _draw_residual(rng, size)
+    moved = augment.move_map(view, residual)
+    levels = (0.0, 1.0) if binary else (rng.uniform(0, 0.15), rng.uniform(0.75, 1))
+    if rng.random() < 0.25:  # the negative: what was copper now reads as laminate, an open as a short
+        levels, mask = levels[::-1], _NEGATIVE[mask]
+    images = []
+    for image, mapping in ((sample, seen), (template, moved)):
+        gray = augment.resample(image.astype(np.float32) / 255, mapping)
+        images.append(levels[0] + (levels[1] - levels[0]) * gray if binary else _develop(gray, levels, rng))
+    truth = augment.resample(mask, seen, nearest=True)
+    return _finish(images[0], images[1], truth, residual, warp)
+
+
+def _develop(laminate: np.ndarray, levels: tuple[float, ...], rng: np.random.Generator) -> Float32[np.ndarray, "h w"]:
+    """Turn the share of laminate in each pixel into a gray photograph of a board."""
+    dark, light = (level + rng.normal(0, 0.04) for level in levels)
+    gray = dark + (light - dark) * laminate
+    gray += augment.smooth_field(rng, laminate.shape, int(rng.integers(3, 40))) * np.float32(rng.uniform(0, 0.05))
+    return augment.photograph(gray.astype(np.float32), rng, float(rng.uniform(0.1, 1)))
+
+
+def _stained(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
+    source = pool.textures[int(rng.integers(len(pool.textures)))]
+    low, high = np.percentile(source[::4, ::4], [1, 99])
+    picture = ((source - low) / max(high - low, 16)).astype(np.float32)
+    center = rng.uniform(0, source.shape[0]), rng.uniform(0, source.shape[1])
+    view = augment.random_view(rng, source.shape, (size, size), center, 1.0)
+    seen = augment.map_from_matrix(view, (size, size))
+    residual, warp = _draw_residual(rng, size)
+    clean = augment.resample(picture, seen)
+    stained, mask = synth.stain(clean, rng, int(rng.integers(0, 6)))
+    template = augment.resample(picture, augment.move_map(view, residual))
+    strength = float(rng.uniform(0, 0.7))
+    images = [augment.photograph(image, rng, strength) for image in (stained, template)]
+    return _finish(images[0], images[1], mask * np.uint8(OTHER), residual, warp)
+
+
+def _center(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    places = np.flatnonzero(mask) if rng.random() < 0.7 else np.zeros(0, np.int64)
+    if not len(places):
+        return rng.uniform(0, mask.shape[0]), rng.uniform(0, mask.shape[1])
+    y, x = divmod(int(rng.choice(places)), mask.shape[1])
+    return y + rng.uniform(-80, 80), x + rng.uniform(-80, 80)
+
+
+def _draw_residual(rng: np.random.Generator, size: int) -> tuple[augment.GeometricMap, "Residual"]:
+    kind = rng.random()
+    shift_px, angle, stretch, warp_px = (
+        (0.0, 0.0, 0.0, 0.0) if kind < 0.2 else (0.5, 0.05, 0.001, 0.25) if kind < 0.75 else (2.5, 0.5, 0.004, 0.8)
+    )
+    matrix = augment.random_affine(rng, (size, size), shift_px, angle, stretch)
+    warp = augment.smooth_warp(rng, (size, size), warp_px * rng.random())
+    return augment.map_from_matrix(matrix, (size, size)) + warp, Residual(matrix, warp)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The displacement of the template: its pixel p shows what the sample shows at matrix·p + warp(p)."""
+
+    matrix: Matrix
+    warp: augment.GeometricMap
+
+    def template_yx(self, sample_yx: np.ndarray) -> np.ndarray:
+        """Return where in the template the sample's points lie; the warp is inverted to first order."""
+        inverse = np.linalg.inv(self.matrix)
+        h, w = self.warp.shape[:2]
+        near = apply_transform(inverse, sample_yx).round().astype(int).clip(0, (h - 1, w - 1))
+        return apply_transform(inverse, sample_yx - self.warp[near[:, 0], near[:, 1]])
+
+
+def _finish(
+    sample: np.ndarray, template: np.ndarray, mask: UInt8[np.ndarray, "h w"], mapping: augment.GeometricMap, residual: Residual
+) -> Sample:
+    size = mask.shape
+    outside = (mapping < 0) | (mapping > np.array(size) - 1)  # only known at the template's pixels; near enough for a margin
+    truth = np.where(outside.any(axis=-1) & (mask > 0), IGNORE, mask).astype(np.uint8)
+    partners = []
+    for stride in (8, 32):
+        centers = cell_centers_yx(size, stride)
+        partner = nearest_cell(residual.template_yx(centers), size, stride)
+        cells = truth.reshape(size[0] // stride, stride, size[1] // stride, stride).swapaxes(1, 2)
+        damaged = ((cells > 0) & (cells != IGNORE)).mean(axis=(2, 3)).ravel() > 0.1
+        partners.append(np.where(damaged, -1, partner))
+    return Sample(sample.astype(np.float32), template.astype(np.float32), truth, partners[0], partners[1])
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples into tensors."""
+    image = [
+        torch.from_numpy(np.stack(stack))[:, None] for stack in ([s.sample for s in samples], [s.template for s in samples])
+    ]
+    mask = torch.from_numpy(np.stack([s.mask for s in samples]).astype(np.int64))
+    detail = torch.from_numpy(np.stack([s.detail_partner for s in samples]))
+    semantic = torch.from_numpy(np.stack([s.semantic_partner for s in samples]))
+    return Batch(image[0], image[1], mask, detail, semantic)
+
+
+def batch_loss(network: nn.Module, batch: Batch) -> torch.Tensor:
+    """Return the loss of a network on a batch; the position code starts at a random place, as on a larger image."""
+    origin = torch.randint(0, 16, (2,)).tolist()
+    sample, template = (image.to(memory_format=torch.channels_last) for image in (batch.sample, batch.template))
+    output = network(sample, template, (origin[0], origin[1]))
+    return loss(output, Truth(batch.mask, batch.detail_partner, batch.semantic_partner))

@@ -1,0 +1,213 @@
+"""Run a family over a dataset and return a table of metrics, one row per case."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64, Int64, UInt8
+
+from fiducial import augment, confidence, metrics, weights
+from fiducial.confidence import Calibration
+from fiducial.coords import image_center_yx, shift, similarity
+from fiducial.datasets import InspectionPair, read_pairs
+from fiducial.defects.inspector import DefectInspector, Found, decode
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.geometry import warp
+from fiducial.images import from_array
+from fiducial.metrics import Counts
+from fiducial.regions import label_regions
+
+IOU = 0.33  # DeepPCB's published rule: a detection is true above this
+
+
+@dataclass(frozen=True)
+class Case:
+    """How far the template is displaced, and whether both pictures become gray photographs."""
+
+    name: str
+    shift_px: float = 0.0
+    angle_deg: float = 0.0
+    photograph: bool = False
+
+
+CASES = (
+    Case("aligned"),
+    Case("±4 px, ±1°", 4, 1),
+    Case("±10 px, ±5°", 10, 5),
+    Case("±10 px, ±5°, gray, noise, light", 10, 5, photograph=True),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says of one pair: its defects, best first, at the default threshold and without one."""
+
+    default: Found
+    all: Found
+    refused: bool
+
+
+Method = Callable[[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]], Answer]
+
+
+@dataclass
+class Tally:
+    """Sums over the pairs of a case, from which the row of the table is computed."""
+
+    regions: Counts = field(default_factory=lambda: Counts(0, 0, 0))
+    boxes: Counts = field(default_factory=lambda: Counts(0, 0, 0))
+    confusion: Int64[np.ndarray, "k k"] = field(default_factory=lambda: np.zeros((7, 7), np.int64))
+    score: list[Float64[np.ndarray, " n"]] = field(default_factory=list)
+    label: list[Int64[np.ndarray, " n"]] = field(default_factory=list)
+    true: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
+    objects: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(7, np.int64))
+    images: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+
+
+def displace(
+    pair: InspectionPair, case: Case, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """Return the sample and the displaced template of a pair, as 8-bit pictures."""
+    size = pair.mask.shape
+    dy, dx = rng.uniform(-case.shift_px, case.shift_px, 2)
+    angle = rng.uniform(-case.angle_deg, case.angle_deg)
+    moved = pair.template
+    if case.shift_px or case.angle_deg:
+        matrix = shift(dy, dx) @ similarity(1.0, angle, image_center_yx((size[0], size[1])))
+        moved = warp(pair.template.astype(np.float32), matrix, (size[0], size[1]))[0].round().astype(np.uint8)
+    if not case.photograph:
+        return pair.sample, moved
+    low, high = rng.uniform(30, 80), rng.uniform(150, 210)
+    return _take_picture(pair.sample, low, high, rng), _take_picture(moved, low, high, rng)
+
+
+def _take_picture(
+    image: UInt8[np.ndarray, "h w"], low: float, high: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w"]:
+    gray = (low + (high - low) * image.astype(np.float32) / 255) / 255
+    gray = augment.add_light_gradient(gray, rng, 0.3)
+    gray = augment.blur(gray, float(rng.uniform(0.3, 1.0)))
+    gray = augment.add_noise(gray, rng, float(rng.uniform(0.01, 0.05)))
+    return np.clip(gray * 255, 0, 255).round().astype(np.uint8)
+
+
+def inspector_method(inspector: DefectInspector, *, align: bool = True) -> Method:
+    """Return the method that a loaded network stands for."""
+
+    def run(sample: UInt8[np.ndarray, "h w"], template: UInt8[np.ndarray, "h w"]) -> Answer:
+        compared = inspector.compare(from_array(sample), from_array(template), align=align)
+        margin = inspector.network.config.box_margin_px
+        default, everything = (decode(compared.p, compared.kind, inspector.calibration, least, margin) for least in (0.5, 0.0))
+        return Answer(default, everything, compared.template_to_sample is None)
+
+    return run
+
+
+def evaluate_pairs(
+    method: Method, pairs: Iterable[InspectionPair], cases: Sequence[Case] = CASES, seed: int = 0
+) -> pd.DataFrame:
+    """Return one row per case; the displacement of pair i is drawn from (seed, i), the same for every method."""
+    tallies = [Tally() for _ in cases]
+    for i, pair in enumerate(pairs):
+        for case, tally in zip(cases, tallies, strict=True):
+            sample, template = displace(pair, case, np.random.default_rng([seed, i]))
+            start = perf_counter()
+            answer = method(sample, template)
+            tally.seconds += perf_counter() - start
+            add(tally, pair, answer)
+    return pd.DataFrame([{"case": case.name} | summarize(tally) for case, tally in zip(cases, tallies, strict=True)])
+
+
+def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
+    """Add one pair's answer to a tally; class 7 ("other") counts as a defect of no DeepPCB class."""
+    found, truth = answer.default, label_regions(pair.mask > 0)
+    tally.images += 1
+    tally.refused += answer.refused
+    tally.regions += metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)
+    tally.boxes += class_counts(found, pair)
+    tally.confusion += metrics.confusion(pair.mask, np.where(found.mask > 6, 0, found.mask).astype(np.uint8), 7)
+    for kind in range(1, 7):
+        own, real = answer.all.label == kind, pair.label == kind
+        iou = metrics.box_iou(answer.all.boxes_yxyx[own], pair.boxes_yxyx[real])
+        tally.score.append(answer.all.score[own])
+        tally.label.append(np.full(int(own.sum()), kind))
+        tally.true.append(metrics.match(iou, IOU) >= 0)
+        tally.objects[kind] += int(real.sum())
+
+
+def class_counts(found: Found, pair: InspectionPair) -> Counts:
+    """Count boxes above the IoU with the right class (DeepPCB's F-score)."""
+    total = Counts(0, 0, 0)
+    for kind in np.unique(np.concatenate([found.label, pair.label])).tolist():
+        iou = metrics.box_iou(found.boxes_yxyx[found.label == kind], pair.boxes_yxyx[pair.label == kind])
+        total += metrics.match_counts(iou, IOU)
+    return total
+
+
+def summarize(tally: Tally) -> dict[str, float]:
+    """Return the row of a tally."""
+    score, label, true = (np.concatenate(parts) for parts in (tally.score, tally.label, tally.true))
+    precisions = [
+        metrics.average_precision(score[label == k], true[label == k], int(tally.objects[k]))
+        for k in range(1, 7)
+        if tally.objects[k]
+    ]
+    pixels = metrics.foreground_counts(tally.confusion)
+    return {
+        "images": tally.images,
+        "region_precision": tally.regions.precision,
+        "region_recall": tally.regions.recall,
+        "region_f": tally.regions.f(),
+        "false_alarms_per_image": tally.regions.false_positive / tally.images,
+        "deeppcb_f": tally.boxes.f(),
+        "deeppcb_map": float(np.mean(precisions)) if precisions else float("nan"),
+        "miou_7": metrics.mean_iou(tally.confusion),
+        "macc_7": metrics.mean_accuracy(tally.confusion),
+        "pixel_precision": pixels.precision,
+        "pixel_recall": pixels.recall,
+        "pixel_f2": pixels.f(2),
+        "refused": tally.refused,
+        "seconds_per_pair": tally.seconds / tally.images,
+    }
+
+
+def evaluate_defects_on(data: Path, groups: str, source: Path | None, device: str) -> pd.DataFrame:
+    """Evaluate weights on a folder of pairs, as the command line asks.
+
+    Raises:
+        InputError: no pairs in the folder, or weights that cannot be loaded.
+    """
+    pairs = read_pairs(data, tuple(name for name in groups.split(",") if name))
+    loaded, where = weights.load("defects", source), choose_device(device)
+    inspector = DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
+    return evaluate_pairs(inspector_method(inspector), pairs)
+
+
+def fit_calibration(
+    inspector: DefectInspector, pairs: Sequence[InspectionPair], cases: Sequence[Case] = CASES, seed: int = 1
+) -> Calibration:
+    """Fit probabilities to raw scores on annotated pairs, and count alarms on their templates as good boards.
+
+    A reported region is real if its box meets an annotated one, of any class, above the IoU. A good board is a template
+    compared with its displaced self, at every case.
+    """
+    raw, real, alarms, good = [], [], [], 0
+    for i, pair in enumerate(pairs):
+        for case in cases:
+            rng = np.random.default_rng([seed, i])
+            compared = inspector.compare(*(from_array(image) for image in displace(pair, case, rng)))
+            found = decode(compared.p, compared.kind, None, 0.0, inspector.network.config.box_margin_px)
+            raw.append(found.score)
+            real.append(metrics.match(metrics.box_iou(found.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
+            clean = replace(pair, sample=pair.template)
+            compared = inspector.compare(*(from_array(image) for image in displace(clean, case, rng)))
+            alarms.append(decode(compared.p, compared.kind, None, 0.0, 0.0).score)
+            good += compared.template_to_sample is not None
+    knots = confidence.fit_probability(np.concatenate(raw), np.concatenate(real))
+    bare = Calibration(*knots, (), 0)
+    return confidence.with_alarms(bare, confidence.to_probability(bare, np.concatenate(alarms)), good)

@@ -1,0 +1,127 @@
+"""Define every score once. Undefined is NaN."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64, UInt8
+
+from fiducial.regions import Regions
+
+
+@dataclass(frozen=True)
+class Counts:
+    """True positives, false positives, false negatives; counts of several images add up."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return the counts of both."""
+        return Counts(
+            self.true_positive + other.true_positive,
+            self.false_positive + other.false_positive,
+            self.false_negative + other.false_negative,
+        )
+
+    @property
+    def precision(self) -> float:
+        """TP / (TP + FP) (eq. 17 of BGNet)."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        """TP / (TP + FN) (eq. 18 of BGNet)."""
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    def f(self, beta: float = 1.0) -> float:
+        """(1 + β²) P R / (β² P + R) (eq. 19 of BGNet with β = 2)."""
+        b = beta**2
+        return _ratio(
+            (1 + b) * self.true_positive, (1 + b) * self.true_positive + b * self.false_negative + self.false_positive
+        )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def confusion(truth: UInt8[np.ndarray, "h w"], predicted: UInt8[np.ndarray, "h w"], classes: int) -> Int64[np.ndarray, "k k"]:
+    """Count pixels by true class (rows) and predicted class (columns), 0 to classes - 1; matrices of images add up."""
+    known = (truth < classes) & (predicted < classes)
+    index = truth[known].astype(np.int64) * classes + predicted[known]
+    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
+
+
+def mean_iou(matrix: Int64[np.ndarray, "k k"]) -> float:
+    """Average TP / (TP + FP + FN) over the classes that occur (eq. 20 of BGNet)."""
+    hit, union = np.diag(matrix), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return float(np.mean(hit[union > 0] / union[union > 0])) if union.any() else float("nan")
+
+
+def mean_accuracy(matrix: Int64[np.ndarray, "k k"]) -> float:
+    """Average TP / (TP + FN) over the classes that occur in the truth (eq. 21 of BGNet)."""
+    hit, total = np.diag(matrix), matrix.sum(1)
+    return float(np.mean(hit[total > 0] / total[total > 0])) if total.any() else float("nan")
+
+
+def foreground_counts(matrix: Int64[np.ndarray, "k k"]) -> Counts:
+    """Count pixels of any class above 0 against background."""
+    hit, truth, predicted = matrix[1:, 1:].sum(), matrix[1:].sum(), matrix[:, 1:].sum()
+    return Counts(int(hit), int(predicted - hit), int(truth - hit))
+
+
+def box_iou(a_yxyx: Float64[np.ndarray, "n 4"], b_yxyx: Float64[np.ndarray, "m 4"]) -> Float64[np.ndarray, "n m"]:
+    """Return area of intersection over area of union of each pair of boxes; 0 where both are empty."""
+    low = np.maximum(a_yxyx[:, None, :2], b_yxyx[None, :, :2])
+    high = np.minimum(a_yxyx[:, None, 2:], b_yxyx[None, :, 2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=-1)
+    area_a, area_b = (np.prod(box[:, 2:] - box[:, :2], axis=1) for box in (a_yxyx, b_yxyx))
+    union = area_a[:, None] + area_b[None] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def region_iou(a: Regions, b: Regions) -> Float64[np.ndarray, "n m"]:
+    """Return pixels in common over pixels in either of each pair of regions of two masks of one size."""
+    both = (a.number > 0) & (b.number > 0)
+    pairs = (a.number[both].astype(np.int64) - 1) * len(b.area_px) + b.number[both] - 1
+    common = np.bincount(pairs, minlength=len(a.area_px) * len(b.area_px)).reshape(len(a.area_px), len(b.area_px))
+    return common / np.maximum(a.area_px[:, None] + b.area_px[None] - common, 1)
+
+
+def match(iou: Float64[np.ndarray, "n m"], above: float) -> Int[np.ndarray, " n"]:
+    """Assign to each row, in order, the free column of largest IoU above a limit; -1 where there is none."""
+    partner = np.full(len(iou), -1)
+    free = np.ones(iou.shape[1], dtype=bool)
+    for i in range(len(iou)):
+        candidates = np.where(free, iou[i], 0.0)
+        if len(candidates) and candidates.max() > above:
+            partner[i] = int(candidates.argmax())
+            free[partner[i]] = False
+    return partner
+
+
+def match_counts(iou: Float64[np.ndarray, "n m"], above: float) -> Counts:
+    """Count matches of n detections, best first, to m objects at an IoU above a limit."""
+    hits = int((match(iou, above) >= 0).sum())
+    return Counts(hits, len(iou) - hits, iou.shape[1] - hits)
+
+
+def average_precision(score: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"], objects: int) -> float:
+    """Return the area under precision over recall, precision made falling (VOC 2010's rule); NaN without objects."""
+    if not objects:
+        return float("nan")
+    hits = np.cumsum(true[np.argsort(-score, kind="stable")])
+    precision = hits / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.diff(np.concatenate([[0], hits])) > 0
+    return float(envelope[steps].sum() / objects)
+
+
+def calibration_error(probability: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"], bins: int = 10) -> float:
+    """Return the expected calibration error: |mean probability - share of true| averaged over equal bins of probability."""
+    if not len(probability):
+        return float("nan")
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [abs(probability[which == b].mean() - true[which == b].mean()) * (which == b).sum() for b in np.unique(which)]
+    return float(sum(gaps) / len(probability))

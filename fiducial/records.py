@@ -1,0 +1,137 @@
+"""Hold what flows through the house: images and answers, as frozen dataclasses.
+
+Every answer carries what is needed to trust and to reproduce it, has `save(path)`, `to_frame()` and `plot()`, and says
+"nothing found" by arrays of length 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped, UInt8
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image as PillowImage
+
+Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last row and column are not part of it
+Verdict = Literal["good", "bad", "refused"]
+
+
+class InputError(ValueError):
+    """Say what the user can mend: the rule, the values that came, what to do."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image whose pixels are read when asked for, in the file's own type.
+
+    Attributes:
+        name: file name without folders, or "array".
+        size: height and width in pixels. channels: 1 for gray.
+        dtype: of the pixels that `read` returns.
+        pixel_size: height and width of a pixel in `unit`, if the file states them.
+        crs: coordinate reference system as WKT, and pixel_to_world: transform of (x, y, 1), if the file has them.
+    """
+
+    name: str
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype[np.generic]
+    reader: Callable[[Window], Shaped[np.ndarray, "..."]] = field(repr=False)
+    pixel_size: tuple[float, float] | None = None
+    unit: str | None = None
+    crs: str | None = None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None = None
+
+    def read(self, window: Window | None = None) -> Shaped[np.ndarray, "h w *c"]:
+        """Return the pixels of a window (all by default), (h, w) if gray and (h, w, channels) otherwise.
+
+        Raises:
+            ValueError: the window does not lie inside the image.
+        """
+        y0, x0, y1, x1 = window = window or (0, 0, *self.size)
+        if not (0 <= y0 < y1 <= self.size[0] and 0 <= x0 < x1 <= self.size[1]):
+            raise ValueError(f"window must lie in an image of {self.size}, got {window}")
+        return self.reader(window)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an answer was made with.
+
+    Attributes:
+        weights: name of the weights, and sha256 of their file.
+        parameters: the options in force, as (name, value) pairs.
+    """
+
+    version: str
+    weights: str
+    sha256: str
+    parameters: tuple[tuple[str, str | float | bool | None], ...]
+
+
+@dataclass(frozen=True)
+class Defects:
+    """What differs between a sample and its template.
+
+    Attributes:
+        mask: class of each pixel of the sample, 0 where nothing differs; `classes[k - 1]` names class k.
+        boxes_yxyx: box of each defect (y0, x0, y1, x1) in pixels of the sample, as the training annotations draw them:
+            grown beyond the defect by the margin that the weights learned with.
+        label: class of each defect, from 1. score: calibrated probability that it is a real defect, best first.
+        area_px: pixels of the defect in the mask.
+        template_to_sample: transform of (x, y, 1); None when no alignment could be trusted.
+        alignment_score: correlation of the aligned images, from -1 to 1; NaN when alignment was switched off.
+        coverage: share of the sample that the template covers and that was therefore inspected.
+        verdict: "bad" if there is a defect, "good" if not, "refused" when no alignment could be trusted.
+        reason: why the verdict was refused; empty otherwise.
+    """
+
+    mask: UInt8[np.ndarray, "h w"]
+    boxes_yxyx: Float64[np.ndarray, "n 4"]
+    label: Int64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    area_px: Int64[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    template_to_sample: Float64[np.ndarray, "3 3"] | None
+    alignment_score: float
+    coverage: float
+    verdict: Verdict
+    reason: str
+    sample: str
+    template: str
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        """Return the number of defects."""
+        return len(self.score)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the sample in pixels."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per defect: box, center, class, probability, area in pixels and in the sample's unit."""
+        from fiducial.formats import defects_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return defects_to_frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record; the suffix chooses the format: .csv, .json, .coco.json, .tif (the mask), .png (an overlay)."""
+        from fiducial.formats import save_defects  # noqa: PLC0415 (a record's door to the formats above it)
+
+        save_defects(self, Path(path))
+
+    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
+        """Draw masks and boxes over `image` (the sample's pixels), over black if it is not given."""
+        from fiducial.formats import draw_defects  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return draw_defects(self, image)

@@ -1,0 +1,57 @@
+"""Run a function over a large image, tile by tile.
+
+Tiles overlap; of each only the core is kept, so that what is kept saw at least `margin_px` of context on every side that
+is not the image's border. Cores cover every pixel once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fiducial.records import Window
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of an image and the part of it, in pixels of the image, whose result is kept."""
+
+    window: Window
+    core: Window
+
+    @property
+    def core_in_window(self) -> tuple[slice, slice]:
+        """Rows and columns of the core within the window."""
+        (y0, x0, _, _), (top, left, bottom, right) = self.window, self.core
+        return slice(top - y0, bottom - y0), slice(left - x0, right - x0)
+
+    @property
+    def core_in_image(self) -> tuple[slice, slice]:
+        """Rows and columns of the core within the image."""
+        top, left, bottom, right = self.core
+        return slice(top, bottom), slice(left, right)
+
+
+def tiles(size: tuple[int, int], tile_px: int, margin_px: int) -> Iterator[Tile]:
+    """Yield the tiles of an image, row by row; all have tile_px × tile_px pixels, or the image's side if that is less.
+
+    Raises:
+        ValueError: the margins leave no core.
+    """
+    if tile_px <= 2 * margin_px:
+        raise ValueError(f"tile_px must exceed 2 * margin_px, got tile_px={tile_px} margin_px={margin_px}")
+    spans_y, spans_x = (list(_spans(side, tile_px, margin_px)) for side in size)
+    for y0, y1, top, bottom in spans_y:
+        for x0, x1, left, right in spans_x:
+            yield Tile((y0, x0, y1, x1), (top, left, bottom, right))
+
+
+def _spans(side: int, tile_px: int, margin_px: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield start and end of each window along one side, and of its core; windows are spread evenly."""
+    if side <= tile_px:
+        yield 0, side, 0, side
+        return
+    count = -(-(side - 2 * margin_px) // (tile_px - 2 * margin_px))
+    starts = [round(i * (side - tile_px) / (count - 1)) for i in range(count)]
+    middles = [(a + tile_px + b) // 2 for a, b in pairwise(starts)]
+    for start, first, last in zip(starts, [0, *middles], [*middles, side], strict=True):
+        yield start, start + tile_px, first, last

@@ -1,0 +1,294 @@
+"""Train a network: one visible loop for all families, on one device or many (Lightning Fabric).
+
+A run lives in a folder: `state.safetensors` (to resume from), `log.csv`, `curves.png` and `weights.safetensors` (the
+exponential moving average of the network, what one evaluates and ships). Started again, a run goes on where it stopped.
+Sample i of a run is drawn from a generator seeded by (seed, i), so a resumed run sees what an unbroken one would.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fiducial import weights
+from fiducial.datasets import InspectionPair, read_pairs
+from fiducial.defects.network import BGNet, Config, slim
+from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
+from fiducial.records import InputError
+
+SampleT = TypeVar("SampleT")
+BatchT = TypeVar("BatchT")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        learning_rate: the peak, reached after `warmup` steps and lowered to zero along a cosine.
+        average: decay per step of the moving average of the parameters.
+        precision: as Fabric names it; "bf16-mixed" is several times faster than "32-true" on CPUs that have it.
+    """
+
+    steps: int
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    average: float = 0.998
+    seed: int = 0
+    precision: str = "bf16-mixed"
+    workers: int = 1
+    checkpoint_s: float = 240.0
+
+
+@dataclass(frozen=True)
+class Task(Generic[SampleT, BatchT]):
+    """What is to be learned: how to draw a sample, stack samples to a named tuple of tensors, and score a network on it."""
+
+    draw: Callable[[np.random.Generator], SampleT]
+    collate: Callable[[list[SampleT]], BatchT]
+    loss: Callable[[nn.Module, BatchT], Tensor]
+
+
+class _Scored(nn.Module):
+    """Put the loss inside the forward pass, where several devices expect it."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: Any) -> Tensor:  # noqa: ANN401 (the task's batch)
+        return self.loss(self.network, batch)
+
+
+class _Stream(IterableDataset[SampleT]):
+    """Yield samples first, first + stride, ... of a run, shared out among loader processes."""
+
+    def __init__(self, draw: Callable[[np.random.Generator], SampleT], seed: int, first: int, stride: int) -> None:
+        self.draw, self.seed, self.first, self.stride = draw, seed, first, stride
+
+    def __iter__(self) -> Iterator[SampleT]:
+        info = get_worker_info()
+        own, count = (0, 1) if info is None else (info.id, info.num_workers)
+        index = self.first + own * self.stride
+        while True:
+            yield self.draw(np.random.default_rng([self.seed, index]))
+            index += count * self.stride
+
+
+def fit(
+    network: nn.Module,
+    task: Task[SampleT, BatchT],
+    schedule: Schedule,
+    out: Path,
+    publish: Callable[[nn.Module, Path], None],
+) -> nn.Module:
+    """Train a network in folder `out`, resuming a run found there, and return its moving average.
+
+    `publish(network, path)` writes a network to the family's weight file.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    fabric = Fabric(precision=schedule.precision)
+    fabric.seed_everything(schedule.seed, verbose=False)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    start = load_state(out / "state.safetensors", network, average.module, optimizer)
+    average.n_averaged.fill_(start)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    scored = _Scored(network, task.loss)
+    model, optimizer = fabric.setup(scored, optimizer)
+    average.to(fabric.device)
+    stream = _Stream(
+        task.draw, schedule.seed, start * schedule.batch * fabric.world_size + fabric.global_rank, fabric.world_size
+    )
+    loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate)
+    batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
+    saved, since = time.monotonic(), time.monotonic()
+    with _progress() as bar:
+        shown = bar.add_task("training", total=schedule.steps, completed=start, loss=float("nan"))
+        for step in range(start, schedule.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * _rate(step, schedule)
+            model.train()
+            value = model(next(batches))
+            fabric.backward(value)
+            fabric.clip_gradients(model, optimizer, max_norm=schedule.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_parameters(network)
+            bar.update(shown, advance=1, loss=value.item())
+            if fabric.is_global_zero and (step % 20 == 19 or step + 1 == schedule.steps):
+                _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / 20)
+                since = time.monotonic()
+            if fabric.is_global_zero and (time.monotonic() - saved > schedule.checkpoint_s or step + 1 == schedule.steps):
+                settle_buffers(average.module, network)
+                save_state(out / "state.safetensors", step + 1, network, average.module, optimizer)
+                publish(average.module, out / "weights.safetensors")
+                plot_curves(out)
+                saved = time.monotonic()
+    return average.module
+
+
+def _rate(step: int, schedule: Schedule) -> float:
+    warm = min(1.0, (step + 1) / schedule.warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+
+
+def settle_buffers(average: nn.Module, network: nn.Module) -> None:
+    """Copy the statistics of normalization, which are moving averages already, into the averaged network."""
+    for own, source in zip(average.buffers(), network.buffers(), strict=True):
+        own.copy_(source)
+
+
+def save_state(path: Path, step: int, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write all that is needed to resume, without pickle; whole or not at all."""
+    tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+    temporary = path.with_name(path.name + ".part")
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata={"step": json.dumps(step)}
+    )
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restore a run and return its step; 0 where no run is found."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
+        step = int(json.loads(file.metadata()["step"]))
+    for part, target in (("network/", network), ("average/", average)):
+        target.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    return step
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"))
+
+
+def _log(path: Path, step: int, value: float, seconds: float) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["step", "loss", "seconds_per_step"])
+        writer.writerow([step, f"{value:.5f}", f"{seconds:.3f}"])
+
+
+def plot_curves(out: Path) -> None:
+    """Draw the loss of a run, raw and smoothed, into `curves.png`."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 (heavy, and only drawn while training)
+
+    steps, values = np.loadtxt(out / "log.csv", delimiter=",", skiprows=1, usecols=(0, 1), ndmin=2).T
+    width = min(len(values), 15)
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    axes.semilogy(steps, values, color="0.8", label="batch")
+    axes.semilogy(steps[width - 1 :], smooth, label=f"mean of {width}")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    figure.savefig(out / "curves.png", dpi=120)
+
+
+def train_defects(
+    pool: Pool,
+    config: Config,
+    schedule: Schedule,
+    out: Path,
+    card: Mapping[str, str],
+    *,
+    start: BGNet | None = None,
+    size: int = 256,
+) -> BGNet:
+    """Train a BGNet on pairs and textures in folder `out`, from scratch or from another network's weights.
+
+    A start with other classes lends everything but the last layer.
+
+    Raises:
+        InputError: a mask holds a class that the configuration does not name, or the start's sizes differ.
+    """
+    _check_classes(pool.pairs, config.classes)
+    network = BGNet(config)
+    if start is not None:
+        lend(start, network)
+    task = Task(partial(make_sample, pool, size=size), collate, batch_loss)
+
+    def publish(trained: nn.Module, path: Path) -> None:
+        assert isinstance(trained, BGNet)
+        weights.save(path, "defects", trained, card)
+
+    trained = fit(network, task, schedule, out, publish)
+    assert isinstance(trained, BGNet)
+    return trained
+
+
+def train_defects_on(
+    data: Path,
+    out: Path,
+    classes: str | None,
+    steps: int,
+    *,
+    start: Path | None = None,
+    scratch: bool = False,
+    hold_out: str = "",
+) -> BGNet:
+    """Train on a folder of pairs as the command line asks: the slim size, from given, the shipped or no weights.
+
+    Raises:
+        InputError: no pairs in the folder, or as `train_defects`.
+    """
+    names = CLASSES if classes is None else tuple(classes.split(","))
+    pairs = read_pairs(data, but=tuple(hold_out.split(",")))
+    begun = None if scratch else weights.load("defects", start).network
+    card = {"data": f"{len(pairs)} pairs of {data.name}", "license": "the user's", "recipe": "fiducial train defects"}
+    config = slim(names) if begun is None else replace(begun.config, classes=names)
+    return train_defects(Pool(pairs, ()), config, Schedule(steps), out, card, start=begun)
+
+
+def _check_classes(pairs: tuple[InspectionPair, ...], classes: tuple[str, ...]) -> None:
+    highest = max((int(pair.mask.max()) for pair in pairs), default=0)
+    if highest > len(classes):
+        raise InputError(f"masks hold classes up to {highest}, but {len(classes)} are named: {', '.join(classes)}")
+
+
+def lend(start: BGNet, network: BGNet) -> None:
+    """Copy the parameters of one network into another; the last layer only where the classes agree.
+
+    Raises:
+        InputError: the two differ in more than their classes.
+    """
+    if replace(start.config, classes=network.config.classes, box_margin_px=network.config.box_margin_px) != network.config:
+        raise InputError(f"a start must have the configuration {network.config}, got {start.config}")
+    lent = start.state_dict()
+    if start.config.classes != network.config.classes:
+        own = network.state_dict()
+        lent |= {name: own[name] for name in own if name.startswith("fusion.head.")}
+    network.load_state_dict(lent)

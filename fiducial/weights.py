@@ -1,0 +1,121 @@
+"""Save and load the weights of the families: safetensors with the configuration and the model card in the header.
+
+Loading is strict: an unknown family or field, a missing or surplus tensor is an error that names it. Parameters are stored
+in float16, buffers (statistics of normalization) in their own type. The shipped files lie in the package.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fiducial.confidence import Calibration
+from fiducial.defects.network import BGNet
+from fiducial.defects.network import Config as DefectsConfig
+from fiducial.records import InputError
+
+FOLDER = Path(__file__).parent / "weights"
+
+# The file that each family loads by default, with the SHA-256 of its bytes.
+SHIPPED: Mapping[str, tuple[str, str]] = {
+    "defects": ("defects_slim.safetensors", ""),
+}
+
+FAMILIES: Mapping[str, tuple[type[DefectsConfig], type[BGNet]]] = {
+    "defects": (DefectsConfig, BGNet),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network with what is known of it.
+
+    Attributes:
+        name: file name without suffix. sha256: of the file.
+        network: in evaluation mode, float32.
+        calibration: from raw scores to probabilities and false alarms; None in weights fresh from training.
+        card: data, license, recipe and scores, as text by title.
+    """
+
+    name: str
+    sha256: str
+    family: str
+    network: BGNet
+    calibration: Calibration | None
+    card: Mapping[str, str]
+
+
+def save(path: Path, family: str, network: BGNet, card: Mapping[str, str], calibration: Calibration | None = None) -> None:
+    """Write a network to a file; the file appears whole or not at all."""
+    parameters = {name for name, _ in network.named_parameters()}
+    tensors = {
+        name: (tensor.half() if name in parameters else tensor).contiguous() for name, tensor in network.state_dict().items()
+    }
+    header = {
+        "family": family,
+        "config": json.dumps(asdict(network.config)),
+        "card": json.dumps(dict(card)),
+        "calibration": json.dumps(None if calibration is None else asdict(calibration)),
+    }
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, temporary, metadata=header)
+    os.replace(temporary, path)
+
+
+def load(family: str, source: str | Path | None = None) -> Weights:
+    """Load weights of a family: the shipped file (None), a shipped name, or a file of the user's.
+
+    Raises:
+        InputError: no such file or name, not weights of this family, or a shipped file that is not the one published.
+    """
+    path, expected = _locate(family, source)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if expected and digest != expected:
+        raise InputError(f"{path.name} must have SHA-256 {expected[:12]}…, got {digest[:12]}…: reinstall fiducial")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
+    except SafetensorError as error:
+        raise InputError(f"expected a safetensors file, {path} is not one: {error}") from error
+    if header.get("family") != family:
+        raise InputError(f"expected weights of family {family!r}, {path} holds {header.get('family')!r}")
+    config_type, network_type = FAMILIES[family]
+    network = network_type(config_type(**_strict(config_type, json.loads(header["config"]), path)))
+    _fill(network, tensors, path)
+    stated = json.loads(header["calibration"])
+    calibration = None if stated is None else Calibration(**_strict(Calibration, stated, path))
+    return Weights(path.stem, digest, family, network.eval(), calibration, json.loads(header["card"]))
+
+
+def _locate(family: str, source: str | Path | None) -> tuple[Path, str]:
+    shipped, digest = SHIPPED[family]
+    if source is None or str(source) == Path(shipped).stem:
+        return FOLDER / shipped, digest
+    if not Path(source).is_file():
+        raise InputError(f"weights must be a file or {Path(shipped).stem!r}, got {str(source)!r}")
+    return Path(source), ""
+
+
+def _strict(kind: type[Any], stated: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    known = {field.name for field in fields(kind)}
+    if set(stated) != known:
+        surplus, missing = sorted(set(stated) - known), sorted(known - set(stated))
+        raise InputError(f"{path}: {kind.__name__} has unknown fields {surplus} and lacks {missing}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    own = network.state_dict()
+    wrong = sorted(set(own) ^ set(tensors)) or sorted(name for name in own if own[name].shape != tensors[name].shape)
+    if wrong:
+        raise InputError(f"{path}: tensors do not fit the configuration, first {wrong[:3]}")
+    network.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})

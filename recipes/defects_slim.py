@@ -1,0 +1,45 @@
+"""Train the shipped weights of `inspect`: fiducial/weights/defects_slim.safetensors.
+
+RECIPE_NOTE
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from fiducial.datasets import read_deeppcb, read_textures
+from fiducial.defects.network import slim
+from fiducial.defects.samples import CLASSES, Pool
+from fiducial.train import Schedule, train_defects
+
+# DeepPCB's board groups: the networks learn from the first, probabilities are fitted on the second, scores are measured on
+# the third.
+TRAINED = ("00041", "13000", "20085", "92000")
+CALIBRATED = ("50600",)
+VALIDATED = ("44000", "77000")
+TEXTURES = ("sem/nanomfg", "sem/nasa", "emps/images", "dsb2018/images", "volkov/opt")
+BOX_MARGIN_PX = 9.5  # median by which DeepPCB's boxes exceed the derived masks, measured on the trained groups
+
+
+def pool(data: Path) -> Pool:
+    pictures = read_textures(tuple(data / folder for folder in TEXTURES))
+    return Pool(tuple(read_deeppcb(data / "deeppcb", TRAINED)), tuple(pictures))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with deeppcb/, sem/, emps/, dsb2018/, volkov/")
+    parser.add_argument("--out", type=Path, default=Path("runs/defects_slim"))
+    parser.add_argument("--steps", type=int, default=4500)
+    args = parser.parse_args()
+    card = {
+        "data": "DeepPCB trainval groups " + ", ".join(TRAINED) + "; pictures of " + ", ".join(TEXTURES) + " with drawn stains",
+        "license": "weights Apache-2.0; DeepPCB: MIT license file, its readme says research purpose only",
+        "recipe": f"recipes/defects_slim.py --steps {args.steps}",
+    }
+    config = replace(slim(CLASSES), box_margin_px=BOX_MARGIN_PX)
+    train_defects(pool(args.data), config, Schedule(args.steps), args.out, card)
+
+
+if __name__ == "__main__":
+    main()
