@@ -10,10 +10,10 @@ from jaxtyping import Shaped
 
 from fiducial import weights as weight_files
 from fiducial.confidence import Calibration, threshold_for_budget, with_alarms
-from fiducial.defects.inspector import DefectInspector, Progress
+from fiducial.defects.inspector import DefectInspector
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array
-from fiducial.records import Defects, Image, InputError, Provenance
+from fiducial.records import Defects, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
 
 Source = str | Path | Shaped[np.ndarray, "..."] | Image

@@ -4,17 +4,15 @@ A geometric map is an array (H, W, 2) float32 that holds, for each pixel of the 
 Photometric functions take and return float32 images with intensities near [0, 1]. All randomness comes from `rng`.
 """
 
-from typing import TypeVar
-
 import cv2
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 
-GeometricMap = Float32[np.ndarray, "h w 2"]
-Gray = Float32[np.ndarray, "h w"]
-Pixels = TypeVar("Pixels", bound=np.ndarray)
+GeometricMap = Float32[np.ndarray, "_ _ 2"]
+Gray = Float32[np.ndarray, "_ _"]
+
 
 TURNS_DEG = (0.0, 90.0, 180.0, 270.0)
 
@@ -59,7 +57,8 @@ def random_view(
     center = [float(np.clip(c, h, s - h)) if s > 2 * h else s / 2 for c, h, s in zip(center_yx, half, source_size, strict=True)]
     if strength == 0:
         middle = image_center_yx(size)
-        center = [round(c - m) + m for c, m in zip(center, middle, strict=True)]
+        first = [min(max(round(c - m), 0), max(s - n, 0)) for c, m, s, n in zip(center, middle, source_size, size, strict=True)]
+        center = [f + m for f, m in zip(first, middle, strict=True)]
     cy, cx = image_center_yx(size)
     return shift(center[0], center[1]) @ similarity(scale, angle) @ mirror @ shift(-cy, -cx)
 

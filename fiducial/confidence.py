@@ -9,6 +9,7 @@ from scipy.optimize import isotonic_regression
 from fiducial.records import InputError
 
 _KEEP_ALARMS = 2000
+_PRIOR = 0.5  # successes, and failures, added to each group of scores
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def fit_probability(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return knots of the rising map from raw score to probability that fits best (isotonic regression, thinned).
 
-    Half a success and half a failure are added at the ends, so that no probability is 0 or 1.
+    Half a success and half a failure are added to each group, so that no probability is 0 or 1.
 
     Raises:
         ValueError: fewer than two distinct scores.
@@ -44,7 +45,7 @@ def fit_probability(
     fitted = isotonic_regression(y).x
     edges = np.unique(np.linspace(0, len(x) - 1, knots + 1).round().astype(int))
     groups = [slice(a, b) for a, b in zip(edges[:-1], [*edges[1:-1], len(x)], strict=True)]
-    level = np.array([(fitted[g].sum() + 0.5) / (len(fitted[g]) + 1) for g in groups])
+    level = np.array([(fitted[g].sum() + _PRIOR) / (len(fitted[g]) + 2 * _PRIOR) for g in groups])
     place = np.array([x[g].mean() for g in groups])
     keep = np.concatenate([[True], np.diff(place) > 0])
     return tuple(place[keep].tolist()), tuple(np.maximum.accumulate(level[keep]).tolist())

@@ -4,24 +4,28 @@ The house frame: `yx` in pixels of the original image, the center of pixel (0, 0
 height - 1/2. Transforms are 3×3 matrices that act on column vectors (x, y, 1). No other file adds a half pixel.
 """
 
-from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor
 
 Matrix = Float64[np.ndarray, "3 3"]
 
 
-def to_grid_sample(yx: Float[Tensor, "*n 2"], size: Sequence[int]) -> Float[Tensor, "*n 2"]:
-    """Convert yx in pixels to the x, y in [-1, 1] that `grid_sample(align_corners=True)` takes for an image of `size`.
+def sample_bilinear(
+    maps: Float[Tensor, "b c h w"], yx: Float[Tensor, "b i j 2"], padding: Literal["zeros", "border"]
+) -> Float[Tensor, "b c i j"]:
+    """Read maps at points in pixels, bilinearly; beyond the outermost centers by zeros or by the border's values.
 
-    A side of one pixel has no extent between centers; every ordinate then maps to the same sample.
+    A side of one pixel has no extent between centers; every ordinate then reads the same sample.
     """
-    height, width = size
+    height, width = maps.shape[-2:]
     last = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=yx.dtype, device=yx.device)
-    return yx.flip(-1) * (2 / last) - 1
+    grid = yx.flip(-1) * (2 / last) - 1
+    return F.grid_sample(maps, grid, padding_mode=padding, align_corners=True)
 
 
 def apply_transform(matrix: Float[np.ndarray, "3 3"], yx: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
@@ -60,7 +64,7 @@ def corners_yx(size: tuple[int, int]) -> Float64[np.ndarray, "4 2"]:
     return np.array([[0, 0], [0, w], [h, w], [h, 0]], dtype=np.float64) - 0.5
 
 
-def pixel_edges_to_yx(boxes_yxyx: Float[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
+def pixel_edges_to_yx(boxes_yxyx: Real[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
     """Convert boxes counted from the image's corner (COCO, slices) to the house frame, counted from a pixel's center."""
     return np.asarray(boxes_yxyx, dtype=np.float64) - 0.5
 

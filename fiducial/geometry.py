@@ -15,7 +15,7 @@ from skimage.transform import estimate_transform
 
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
 
-Gray = Float32[np.ndarray, "h w"]
+Gray = Float32[np.ndarray, "_ _"]
 
 SURE = 0.9  # correlation at which no further candidate is tried
 _LIGHT_PX = 20.0  # what changes more slowly is taken for light
@@ -116,8 +116,11 @@ def feature_similarity(moving: Gray, fixed: Gray) -> Iterator[Matrix]:
     source = np.array([points_m[p[0].queryIdx].pt for p in pairs])
     target = np.array([points_f[p[0].trainIdx].pt for p in pairs])
     linear, inliers = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=3.0)
-    if linear is not None and inliers.sum() >= 6 and _is_plausible(linear):
-        yield np.vstack([linear, [0.0, 0.0, 1.0]])
+    if linear is None or inliers.sum() < 6:
+        return
+    matrix = np.vstack([linear, [0.0, 0.0, 1.0]])
+    if _is_plausible(matrix):
+        yield matrix
 
 
 def _to_uint8(image: Gray) -> UInt8[np.ndarray, "h w"]:

@@ -202,6 +202,11 @@ def _read_page(tiff: Any, page: Any, window: Window, max_bytes: int) -> Shaped[n
     page = page.aspage() if hasattr(page, "aspage") else page
     key = page.keyframe
     y0, x0, y1, x1 = window
+    if key.is_memmappable and (key.planarconfig == 1 or key.samplesperpixel == 1):
+        shape = (key.imagelength, key.imagewidth, key.samplesperpixel)
+        stored = np.dtype(tiff.byteorder + key.dtype.char)
+        mapped = np.memmap(tiff.filehandle.path, stored, "r", page.dataoffsets[0], shape)
+        return mapped[y0:y1, x0:x1].astype(key.dtype)
     out = np.full((y1 - y0, x1 - x0, key.samplesperpixel), key.nodata, key.dtype)
     tables = {"jpegtables": key.jpegtables, "jpegheader": key.jpegheader} if key.compression in (6, 7, 34892) else {}
     tall, wide = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)

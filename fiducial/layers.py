@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fiducial.coords import to_grid_sample
+from fiducial.coords import sample_bilinear
 
 
 def conv_norm(
@@ -255,9 +255,7 @@ def roi_align(
     out = features.new_zeros(len(boxes_yxyx), features.shape[1], size, size)
     for image in sorted(set(batch_index.tolist())):
         own = batch_index == image
-        points = yx[own].flatten(0, 1)  # (n·K, K, 2)
-        grid = to_grid_sample(points, features.shape[-2:])
-        taken = F.grid_sample(features[image, None], grid[None], padding_mode="border", align_corners=True)  # (1, C, n·K, K)
+        taken = sample_bilinear(features[image, None], yx[own].flatten(0, 1)[None], "border")  # (1, C, n·K, K)
         cells = taken[0].reshape(-1, int(own.sum()), size * samples, size * samples).transpose(0, 1)  # (n, C, K, K)
         out[own] = F.avg_pool2d(cells, samples)
     return out
@@ -298,8 +296,7 @@ def deformable_conv2d(
     taps = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="ij"), -1).reshape(9, 1, 1, 2)
     place = torch.stack([ys, xs], -1) + taps.to(x.device)  # (9, H, W, 2)
     yx = place + offset_yx.reshape(b, 9, 2, h, w).permute(0, 1, 3, 4, 2)  # (B, 9, H, W, 2)
-    grid = to_grid_sample(yx.reshape(b, 9 * h, w, 2), (h, w))
-    taken = F.grid_sample(x, grid, align_corners=True).reshape(b, c, 9, h, w)  # (B, C, 9, H, W)
+    taken = sample_bilinear(x, yx.reshape(b, 9 * h, w, 2), "zeros").reshape(b, c, 9, h, w)
     if mask is not None:
         taken = taken * mask[:, None]
     columns = taken.reshape(b, c * 9, h * w)

@@ -4,21 +4,18 @@ Every answer carries what is needed to trust and to reproduce it, has `save(path
 "nothing found" by arrays of length 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Int64, Shaped, UInt8
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from PIL import Image as PillowImage
+from PIL import Image as PillowImage
 
 Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last row and column are not part of it
+Progress = Callable[[int, int], None]  # called with parts done and parts in all
 Verdict = Literal["good", "bad", "refused"]
 
 

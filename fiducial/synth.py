@@ -12,8 +12,8 @@ from jaxtyping import Float32, UInt8
 
 from fiducial.augment import smooth_field
 
-Binary = UInt8[np.ndarray, "h w"]
-Gray = Float32[np.ndarray, "h w"]
+Binary = UInt8[np.ndarray, "_ _"]
+Gray = Float32[np.ndarray, "_ _"]
 
 OPEN, SHORT, MOUSEBITE, SPUR, COPPER, PINHOLE = range(1, 7)
 
@@ -94,13 +94,13 @@ def _pick(where: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None
 def _open(board: Binary, inner: np.ndarray, outer: np.ndarray, rng: np.random.Generator) -> tuple[Binary, int] | None:
     ridge = (inner > 2) & (inner < 9) & (inner >= cv2.dilate(inner, np.ones((3, 3), np.uint8)) - 0.01)
     place = _pick(ridge, rng)
-    return None if place is None else (_blob(board.shape, place, inner[place] * 1.5 + 3, rng), 0)
+    return None if place is None else (_blob(board.shape, place, float(inner[place]) * 1.5 + 3, rng), 0)
 
 
 def _short(board: Binary, inner: np.ndarray, outer: np.ndarray, rng: np.random.Generator) -> tuple[Binary, int] | None:
     ridge = (outer > 2) & (outer < 11) & (outer >= cv2.dilate(outer, np.ones((3, 3), np.uint8)) - 0.01)
     place = _pick(ridge, rng)
-    return None if place is None else (_blob(board.shape, place, outer[place] * 1.4 + 2, rng), 255)
+    return None if place is None else (_blob(board.shape, place, float(outer[place]) * 1.4 + 2, rng), 255)
 
 
 def _mousebite(board: Binary, inner: np.ndarray, outer: np.ndarray, rng: np.random.Generator) -> tuple[Binary, int] | None:

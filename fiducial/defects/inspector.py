@@ -5,7 +5,6 @@ Glossary
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,7 +17,7 @@ from fiducial.confidence import Calibration, to_probability
 from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image, yx_to_pixel_edges
 from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, to_gray
-from fiducial.records import Defects, Image, InputError, Provenance, Window
+from fiducial.records import Defects, Image, InputError, Progress, Provenance, Window
 from fiducial.regions import label_regions
 from fiducial.tiles import tiles
 
@@ -29,13 +28,6 @@ TRUSTED_ALIGNMENT = 0.6  # least correlation; see benchmarks/defects_alignment.p
 PIXEL_P = 0.5  # least p of a defect's pixels
 SMALLEST_AREA_PX = 8
 _REFUSAL = f"no alignment to trust: correlation {{:.2f}} of template and sample, needs {TRUSTED_ALIGNMENT}"
-
-
-class Progress(Protocol):
-    """Be told how many of how many tiles are done."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Take note."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+# make demo: set everything up and run every verb on real images.   make test: set everything up and run the suite.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+DATA ?= ../shared/data
+
+.PHONY: demo test lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[geo,train,dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py --data $(DATA)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/defects_deeppcb.py --data $(DATA)
+	$(BIN)/python benchmarks/defects_good_boards.py --data $(DATA)
+	$(BIN)/python benchmarks/defects_ablation.py --data $(DATA)
+	$(BIN)/python benchmarks/defects_large.py
+
+clean:
+	rm -rf .venv demo build *.egg-info

@@ -1,0 +1,60 @@
+"""Train BGNet's ablations S1 to S5 alike on a short schedule, and measure each.
+
+    python benchmarks/defects_ablation.py --data ../shared/data --steps 300
+
+S1 concatenates the images, S2 subtracts in place, S3 adds attention, S4 matching, S5 both (Table 1 of the paper). "S5, no
+context" leaves out the sample's own features in the fusion, which the paper does not have. All run without the alignment
+stage, on templates displaced a little, because absorbing that is what attention and matching are for. Short schedules favor
+simple networks: the table says what these steps say, no more.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from result_files import write_result
+
+from fiducial.datasets import read_deeppcb
+from fiducial.defects.inspector import DefectInspector
+from fiducial.defects.network import slim
+from fiducial.defects.samples import CLASSES, Pool
+from fiducial.evaluate import Case, evaluate_pairs, inspector_method
+from fiducial.train import Schedule, train_defects
+
+CASES = (Case("aligned"), Case("±2 px, ±0.5°", 2, 0.5), Case("±4 px, ±1°", 4, 1))
+KEPT = ["case", "images", "region_precision", "region_recall", "region_f", "miou_7", "pixel_f2"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--every", type=int, default=5)
+    args = parser.parse_args()
+    base = replace(slim(CLASSES), box_margin_px=9.5)
+    variants = {
+        "S1": replace(base, siamese=False),
+        "S2": replace(base, attention=False, matching=False),
+        "S3": replace(base, matching=False),
+        "S4": replace(base, attention=False),
+        "S5": base,
+        "S5, no context": replace(base, sample_context=False),
+    }
+    pool = Pool(tuple(read_deeppcb(args.data / "deeppcb", ("00041", "13000", "20085", "92000"), every=2)), ())
+    pairs = list(read_deeppcb(args.data / "deeppcb", ("44000", "77000"), args.every))
+    tables = []
+    for name, config in variants.items():
+        out = Path("runs/ablation") / name.replace(", ", "_").replace(" ", "_")
+        network = train_defects(pool, config, Schedule(args.steps, average=0.98), out, {}, size=192)
+        inspector = DefectInspector(network, None, torch.device("cpu"), bf16=True)
+        table = evaluate_pairs(inspector_method(inspector, align=False), pairs, CASES)
+        parameters = sum(p.numel() for p in network.parameters()) / 1e6
+        tables.append(table[KEPT].assign(variant=name, parameters_m=parameters, steps=args.steps))
+        print(table[KEPT].to_string())
+    write_result("defects_ablation", pd.concat(tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The command line writes what it says, speaks plainly, and a folder goes on past bad files."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from test_api import board, damaged
+from typer.testing import CliRunner
+
+from fiducial import cli
+
+FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
+
+
+@pytest.fixture
+def boards(tmp_path: Path) -> Path:
+    template = board()
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "good template.png"), template)
+    cv2.imwrite(str(tmp_path / "in" / "bad board.png"), damaged(template)[0])
+    cv2.imwrite(str(tmp_path / "in" / "fine.png"), template)
+    return tmp_path
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_one_pair_writes_its_files_and_a_summary(boards: Path) -> None:
+    status, text, _ = run("inspect", boards / "in" / "bad board.png", "-t", boards / "good template.png", "-o", boards / "out")
+    assert status == 0
+    assert "bad" in text
+    assert {p.name for p in (boards / "out" / "bad board").iterdir()} == FILES
+    assert pd.read_csv(boards / "out" / "summary.csv")["verdict"].tolist() == ["bad"]
+
+
+def test_json_is_all_that_is_printed_when_asked(boards: Path) -> None:
+    status, text, _ = run(
+        "inspect", boards / "in" / "fine.png", "-t", boards / "good template.png", "-o", boards / "o", "--json"
+    )
+    assert status == 0
+    (row,) = json.loads(text)
+    assert (row["verdict"], row["defects"]) == ("good", 0)
+
+
+def test_a_folder_goes_on_past_bad_files_and_says_so(boards: Path) -> None:
+    (boards / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    cv2.imwrite(str(boards / "in" / "small.png"), board()[:50, :50])
+    cv2.imwrite(str(boards / "in" / "other.png"), board(9))
+    status, _, _ = run("inspect", "--samples", boards / "in", "-t", boards / "good template.png", "-o", boards / "out")
+    assert status == 1
+    table = pd.read_csv(boards / "out" / "summary.csv").set_index("name")
+    assert table["verdict"].to_dict() == {
+        "bad board": "bad", "broken": "error", "fine": "good", "other": "refused", "small": "error",
+    }  # fmt: skip
+    assert "damaged" in table.loc["broken", "why"]
+    assert not (boards / "out" / "broken").exists()
+    assert not list((boards / "out").rglob("*.part"))
+
+
+def test_a_table_of_pairs_is_followed(boards: Path) -> None:
+    (boards / "pairs.csv").write_text("sample,template\nin/fine.png,good template.png\nin/bad board.png,good template.png\n")
+    status, _, _ = run("inspect", "--pairs", boards / "pairs.csv", "-o", boards / "out")
+    assert status == 0
+    assert pd.read_csv(boards / "out" / "summary.csv")["verdict"].tolist() == ["good", "bad"]
+
+
+def test_a_refused_pair_has_its_own_status(boards: Path) -> None:
+    cv2.imwrite(str(boards / "other.png"), board(9))
+    assert run("inspect", boards / "other.png", "-t", boards / "good template.png", "-o", boards / "out")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["in/fine.png"], "--template"),
+        ([], "one of SAMPLE"),
+        (["in/fine.png", "--samples", "in", "-t", "good template.png"], "one of SAMPLE"),
+        (["--samples", "none", "-t", "good template.png"], "folder with images"),
+        (["--pairs", "good template.png"], "CSV"),
+        (["in/fine.png", "-t", "good template.png", "--weights", "none"], "weights must be"),
+        (["in/fine.png", "-t", "good template.png", "--min-probability", "7"], "between 0 and 1"),
+    ],
+)
+def test_bad_requests_are_one_line_and_status_two(
+    boards: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(boards)
+    status, text, error = run("inspect", *words, "-o", "out")
+    said = error + text + ((boards / "out" / "summary.csv").read_text() if (boards / "out" / "summary.csv").exists() else "")
+    assert status == 2
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_calibrate_evaluate_and_the_budget(boards: Path) -> None:
+    (boards / "good").mkdir()
+    for n in range(3):
+        cv2.imwrite(str(boards / "good" / f"{n}.png"), np.roll(board(), n, axis=1))
+    mine = boards / "mine.safetensors"
+    assert run("calibrate", "defects", "--good", boards / "good", "-t", boards / "good template.png", "-o", mine)[0] == 0
+    status, _, _ = run(
+        "inspect", boards / "in" / "fine.png", "-t", boards / "good template.png", "-o", boards / "o", "--weights", mine,
+        "--false-alarms", 0.5,
+    )  # fmt: skip
+    assert status == 0
+    for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
+        (boards / "pairs" / folder).mkdir(parents=True)
+        cv2.imwrite(str(boards / "pairs" / folder / "a_1.png"), image)
+    assert run("evaluate", "defects", "--data", boards / "pairs", "-o", boards / "scores.csv")[0] == 0
+    assert pd.read_csv(boards / "scores.csv")["region_f"].notna().all()
+
+
+def test_training_from_the_shipped_weights_starts_from_them(boards: Path) -> None:
+    pytest.importorskip("lightning", reason="extra `train` is not installed")
+    for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
+        (boards / "pairs" / folder).mkdir(parents=True)
+        cv2.imwrite(str(boards / "pairs" / folder / "a_1.png"), image)
+    assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run", "--steps", 2)[0] == 0
+    assert (boards / "run" / "weights.safetensors").is_file()
+    assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run2", "--classes", "x")[0] == 2
+
+
+def test_every_command_shows_an_example_that_names_it() -> None:
+    for words in (["inspect"], ["calibrate", "defects"], ["train", "defects"], ["evaluate", "defects"]):
+        text = re.sub(r"\s+", " ", run(*words, "--help")[1])
+        assert f"Example: fiducial {' '.join(words)} " in text
+    assert re.fullmatch(r"fiducial \d+\.\d+\.\d+\n", run("--version")[1])
+
+
+def test_an_interrupted_folder_leaves_no_half_file(boards: Path) -> None:
+    code = (
+        "import sys, os, fiducial.runs as runs, fiducial.cli as cli\n"
+        "real = runs.write_image\n"
+        "def stop(*a): real(*a); raise KeyboardInterrupt\n"
+        "runs.write_image = stop\n"
+        "cli.main()"
+    )
+    words = ["inspect", "--samples", str(boards / "in"), "-t", str(boards / "good template.png"), "-o", str(boards / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False, text=True)
+    assert done.returncode != 0
+    assert not list((boards / "out").rglob("*.part"))
+    assert json.loads((boards / "out" / "bad board" / "defects.json").read_text())["verdict"] == "bad"

@@ -1,0 +1,52 @@
+"""Probabilities mean what they say, and a budget of false alarms is kept."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiducial.confidence import Calibration, fit_probability, threshold_for_budget, to_probability, with_alarms
+from fiducial.metrics import calibration_error
+from fiducial.records import InputError
+
+
+def test_fitted_probabilities_are_calibrated_on_new_scores(rng: np.random.Generator) -> None:
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        raw = rng.random(n)
+        return raw, rng.random(n) < raw**3
+
+    calibration = Calibration(*fit_probability(*draw(5000)), (), 0)
+    raw, true = draw(5000)
+    assert calibration_error(to_probability(calibration, raw), true) < 0.03
+    assert calibration_error(raw, true) > 0.15
+
+
+def test_probabilities_never_fall_and_never_are_certain(rng: np.random.Generator) -> None:
+    raw = rng.random(300)
+    place, level = fit_probability(raw, raw > 0.5)
+    assert np.all(np.diff(place) > 0)
+    assert np.all(np.diff(level) >= 0)
+    assert 0 < level[0] < level[-1] < 1
+
+
+def test_equal_scores_cannot_be_calibrated() -> None:
+    with pytest.raises(ValueError, match="two distinct"):
+        fit_probability(np.ones(9), np.ones(9, bool))
+
+
+@given(st.integers(1, 60), st.integers(0, 200), st.floats(0.02, 5))
+def test_the_budget_is_kept_on_the_good_images(images: int, alarms: int, budget: float) -> None:
+    score = np.random.default_rng(alarms).random(alarms).round(2)
+    calibration = with_alarms(Calibration((0.0, 1.0), (0.0, 1.0), (), 0), score, images)
+    if budget * images < 1:
+        with pytest.raises(InputError, match="good images"):
+            threshold_for_budget(calibration, budget)
+        return
+    threshold = threshold_for_budget(calibration, budget)
+    assert (score > threshold).sum() <= budget * images
+    assert threshold == 0 or (score >= threshold).sum() > np.floor(budget * images)
+
+
+def test_a_negative_budget_is_refused() -> None:
+    with pytest.raises(InputError, match="0 or more"):
+        threshold_for_budget(Calibration((0.0,), (0.5,), (), 10), -1)

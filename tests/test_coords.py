@@ -1,0 +1,66 @@
+"""Frames convert there and back, and shifting or resizing an image moves its points as stated."""
+
+import cv2
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiducial import coords
+
+
+@given(st.floats(0.2, 4), st.floats(-180, 180), st.floats(-50, 50), st.floats(-50, 50))
+def test_similarity_keeps_its_center_and_scales_distances(scale: float, angle: float, y: float, x: float) -> None:
+    matrix = coords.similarity(scale, angle, (y, x))
+    points = np.array([[y, x], [y + 3, x + 4]])
+    moved = coords.apply_transform(matrix, points)
+    np.testing.assert_allclose(moved[0], points[0], atol=1e-8)
+    np.testing.assert_allclose(np.linalg.norm(moved[1] - moved[0]), 5 * scale, rtol=1e-9)
+    np.testing.assert_allclose(coords.apply_transform(np.linalg.inv(matrix), moved), points, atol=1e-8)
+
+
+def test_a_positive_angle_turns_x_towards_y() -> None:
+    np.testing.assert_allclose(coords.apply_transform(coords.similarity(1, 90), np.array([[0.0, 1.0]])), [[1, 0]], atol=1e-12)
+
+
+def test_resizing_moves_a_blob_as_the_transform_says() -> None:
+    image = np.zeros((40, 60), np.float32)
+    cv2.circle(image, (33, 14), 6, 1, -1)
+    small = cv2.resize(image, (20, 20), interpolation=cv2.INTER_AREA)
+
+    def center(a: np.ndarray) -> np.ndarray:
+        grid = np.indices(a.shape)
+        return (grid * a).sum((1, 2)) / a.sum()
+
+    expected = coords.apply_transform(coords.resize_transform((40, 60), (20, 20)), center(image)[None])[0]
+    np.testing.assert_allclose(center(small), expected, atol=0.02)
+
+
+def test_sampling_at_pixel_centers_returns_the_pixels() -> None:
+    maps = torch.rand(1, 2, 5, 7)
+    yx = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(7.0), indexing="ij"), -1)[None]
+    torch.testing.assert_close(coords.sample_bilinear(maps, yx, "zeros"), maps)
+    torch.testing.assert_close(coords.sample_bilinear(maps, yx - 100, "border")[0, :, 0, 0], maps[0, :, 0, 0])
+
+
+def test_cells_cover_the_pixels_around_their_centers() -> None:
+    centers = coords.cell_centers_yx((20, 33), 8)
+    assert len(centers) == 3 * 5
+    np.testing.assert_array_equal(coords.nearest_cell(centers, (20, 33), 8), np.arange(15))
+    edge = np.array([[-0.4, 7.4], [-0.6, 3.0], [7.6, 7.6]])
+    np.testing.assert_array_equal(coords.nearest_cell(edge, (20, 33), 8), [0, -1, 6])
+
+
+def test_corner_counted_transforms_move_by_half_a_pixel() -> None:
+    world = np.array([[10.0, 0, 500], [0, -10, 900], [0, 0, 1]])
+    np.testing.assert_allclose(coords.from_corner_frame(world) @ [0, 0, 1], [505, 895, 1])
+
+
+def test_boxes_convert_there_and_back() -> None:
+    box = np.array([[0.0, 3.0, 4.0, 9.0]])
+    np.testing.assert_array_equal(coords.yx_to_pixel_edges(coords.pixel_edges_to_yx(box)), box)
+    np.testing.assert_array_equal(coords.pixel_edges_to_yx(box), [[-0.5, 2.5, 3.5, 8.5]])
+
+
+def test_the_largest_move_is_measured_at_the_corners() -> None:
+    assert coords.largest_move_px(coords.shift(3, 4), (10, 20)) == 5

@@ -1,0 +1,92 @@
+"""Datasets in their public layouts become images and truth; what is missing is named."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fiducial import datasets, synth
+from fiducial.records import InputError
+
+
+def write_deeppcb(root: Path, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    board = synth.draw_board(rng, (200, 240))
+    sample, mask = synth.damage_board(board, rng, 8)
+    boxes, label = datasets.boxes_from_mask(mask)
+    folder = root / "PCBData" / "group7"
+    (folder / "7").mkdir(parents=True)
+    (folder / "7_not").mkdir()
+    cv2.imwrite(str(folder / "7" / "70001_temp.png"), board)
+    cv2.imwrite(str(folder / "7" / "70001_test.png"), sample)
+    rows = [
+        f"{x0 + 0.5:.0f} {y0 + 0.5:.0f} {x1 + 0.5:.0f} {y1 + 0.5:.0f} {k}"
+        for (y0, x0, y1, x1), k in zip(boxes, label, strict=True)
+    ]
+    (folder / "7_not" / "70001.txt").write_text("\n".join(rows))
+    (root / "PCBData" / "trainval.txt").write_text("group7/7/70001.jpg group7/7_not/70001.txt\n")
+    return mask, label
+
+
+def test_deeppcb_masks_follow_from_its_boxes(tmp_path: Path, rng: np.random.Generator) -> None:
+    mask, label = write_deeppcb(tmp_path, rng)
+    (pair,) = datasets.read_deeppcb(tmp_path)
+    assert (pair.name, pair.group) == ("70001", "7")
+    np.testing.assert_array_equal(np.sort(pair.label), np.sort(label))
+    agree = (pair.mask > 0) & (mask > 0)
+    assert agree.sum() > 0.85 * (mask > 0).sum()  # opening rounds corners off
+    np.testing.assert_array_equal(pair.mask[agree], mask[agree])
+    assert not datasets.read_pairs(tmp_path, but=("8",))[0].mask[mask == 0].any()
+
+
+def test_groups_choose_pairs_and_none_left_is_said(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_deeppcb(tmp_path, rng)
+    assert len(datasets.read_pairs(tmp_path, ("7",))) == 1
+    with pytest.raises(InputError, match="no pair of groups"):
+        datasets.read_pairs(tmp_path, but=("7",))
+
+
+def test_a_box_in_which_nothing_differs_is_filled() -> None:
+    same = np.zeros((30, 40), np.uint8)
+    mask = datasets.mask_from_boxes(same, same, np.array([[4.5, 9.5, 9.5, 19.5]]), np.array([3]))
+    assert (mask[5:10, 10:20] == 3).all()
+    assert (mask > 0).sum() == 50
+
+
+def test_edge_jitter_inside_a_box_is_no_defect() -> None:
+    template = np.zeros((60, 60), np.uint8)
+    template[:, 20:40] = 255
+    sample = template.copy()
+    sample[:, 19] = 255  # an edge that moved by a pixel
+    sample[25:33, 40:48] = 255  # a spur
+    mask = datasets.mask_from_boxes(sample, template, np.array([[15.0, 10, 45, 55]]), np.array([4]))
+    assert set(np.unique(mask[25:33, 40:48])) == {4}
+    assert not mask[:, 19].any()
+
+
+def test_a_folder_of_pairs_is_read(tmp_path: Path, rng: np.random.Generator) -> None:
+    board = synth.draw_board(rng, (100, 130))
+    sample, mask = synth.damage_board(board, rng, 5)
+    for folder, image in (("samples", sample), ("templates", board), ("masks", mask)):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "line3_001.png"), image)
+    (pair,) = datasets.read_pairs(tmp_path)
+    assert pair.group == "line3"
+    np.testing.assert_array_equal(pair.mask, mask)
+    (tmp_path / "masks" / "line3_001.png").unlink()
+    with pytest.raises(InputError, match="line3_001"):
+        datasets.read_pairs(tmp_path)
+
+
+def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a folder with images"):
+        datasets.read_pairs(tmp_path)
+
+
+def test_the_public_deeppcb_is_read(data: Path) -> None:
+    pairs = datasets.read_pairs(data / "deeppcb", ("44000",))
+    assert len(pairs) == 50
+    for pair in pairs:
+        assert pair.mask.shape == pair.sample.shape == (640, 640)
+        assert set(np.unique(pair.mask)) <= set(range(7))
+        assert len(np.unique(pair.label)) == len(set(np.unique(pair.mask)) - {0})

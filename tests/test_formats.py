@@ -1,0 +1,121 @@
+"""Records come back from what was written, and other programs' frames are met to the half pixel."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image as PillowImage
+
+from fiducial.formats import boxes_from_coco, defects_from_json
+from fiducial.records import Defects, InputError, Provenance
+from fiducial.regions import from_run_lengths
+
+
+def record(*, found: bool = True, refused: bool = False, pixel_size: tuple[float, float] | None = (2.0, 0.5)) -> Defects:
+    mask = np.zeros((90, 121), np.uint8)
+    if found:
+        mask[10:20, 30:50], mask[60:66, 100:110], mask[60:66, 114:120] = 2, 1, 1
+    boxes = np.array([[6.5, 26.5, 22.5, 52.5], [56.5, 96.5, 68.5, 112.5], [56.5, 110.5, 68.5, 120.5]])
+    n = 3 if found else 0
+    return Defects(
+        mask=mask,
+        boxes_yxyx=boxes[:n],
+        label=np.array([2, 1, 1])[:n],
+        score=np.array([0.95, 0.8, 0.6])[:n],
+        area_px=np.array([200, 60, 36])[:n],
+        classes=("open", "short"),
+        template_to_sample=None if refused else np.array([[1.0, 0, 3.25], [0, 1, -2], [0, 0, 1]]),
+        alignment_score=float("nan") if refused else 0.97,
+        coverage=0.0 if refused else 0.98,
+        verdict="refused" if refused else "bad" if found else "good",
+        reason="no alignment" if refused else "",
+        sample="a b.png",
+        template="t.png",
+        pixel_size=pixel_size,
+        unit=None if pixel_size is None else "µm",
+        provenance=Provenance("0.1.0", "w", "ab12", (("align", True), ("false_alarms", None), ("min_probability", 0.5))),
+    )
+
+
+def same(a: Defects, b: Defects) -> bool:
+    for name in Defects.__dataclass_fields__:
+        x, y = getattr(a, name), getattr(b, name)
+        if isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, y)
+            assert x.dtype == y.dtype, name
+        else:
+            assert x == y or (np.isnan(x) and np.isnan(y)), name
+    return True
+
+
+@pytest.mark.parametrize("made", [record(), record(found=False), record(found=False, refused=True, pixel_size=None)])
+def test_a_record_comes_back_from_json_and_equal_records_give_equal_bytes(tmp_path: Path, made: Defects) -> None:
+    made.save(tmp_path / "a.json")
+    back = defects_from_json(tmp_path / "a.json")
+    assert same(made, back)
+    back.save(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_damaged_json_is_refused(tmp_path: Path) -> None:
+    record().save(tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text()
+    for content in ("", text[:200], text.replace("fiducial.defects/1", "other/9"), "[]", text.replace('"verdict"', '"x"')):
+        (tmp_path / "b.json").write_text(content)
+        with pytest.raises(InputError):
+            defects_from_json(tmp_path / "b.json")
+
+
+def test_coco_boxes_are_counted_from_the_corner_and_segments_from_the_mask(tmp_path: Path) -> None:
+    made = record()
+    made.save(tmp_path / "a.coco.json")
+    stated = json.loads((tmp_path / "a.coco.json").read_text())
+    assert stated["annotations"][0]["bbox"] == [27, 7, 26, 16]
+    for annotation in stated["annotations"]:
+        segment = from_run_lengths(annotation["segmentation"]["counts"], tuple(annotation["segmentation"]["size"]))
+        x, y, w, h = (int(v) for v in annotation["bbox"])
+        assert segment.sum() == annotation["area"]
+        assert segment[y : y + h, x : x + w].sum() == annotation["area"]
+        assert set(made.mask[segment]) == {annotation["category_id"]}
+    boxes, label = boxes_from_coco(tmp_path / "a.coco.json")["a b.png"]
+    np.testing.assert_array_equal(boxes, made.boxes_yxyx)
+    np.testing.assert_array_equal(label, made.label)
+
+
+def test_tables_have_a_row_per_defect_and_physical_area(tmp_path: Path) -> None:
+    record().save(tmp_path / "a.csv")
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table["class"].tolist() == ["short", "open", "open"]
+    assert table["area_µm2"].tolist() == [200, 60, 36]
+    assert table.loc[0, ["y_px", "x_px"]].tolist() == [14.5, 39.5]
+    empty = record(found=False).to_frame()
+    assert len(empty) == 0
+    assert list(empty.columns) == list(table.columns)
+
+
+def test_the_mask_is_a_label_tiff_with_pixel_size(tmp_path: Path) -> None:
+    made = record()
+    made.save(tmp_path / "mask.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "mask.tif"), made.mask)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as file:
+        assert 'PhysicalSizeX="0.5"' in file.ome_metadata
+
+
+def test_overlays_tint_the_defects_and_leave_the_rest(tmp_path: Path) -> None:
+    image = np.full((90, 121), 100, np.uint8)
+    image[0, 0], image[0, 1] = 0, 200
+    drawn = np.asarray(record().plot(image))
+    assert drawn.shape == (90, 121, 3)
+    assert len(set(drawn[15, 40].tolist())) > 1
+    assert len(set(drawn[85, 60].tolist())) == 1
+    record().save(tmp_path / "a.png")
+    assert PillowImage.open(tmp_path / "a.png").size == (121, 90)
+
+
+def test_unknown_suffixes_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.csv"):
+        record().save(tmp_path / "a.xls")
+    assert not list(tmp_path.iterdir())

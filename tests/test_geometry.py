@@ -1,0 +1,64 @@
+"""A board laid over its displaced, re-lit self is found; another board is not trusted."""
+
+import numpy as np
+import pytest
+
+from fiducial import augment, geometry, synth
+from fiducial.coords import apply_transform, image_center_yx, shift, similarity
+from fiducial.defects.inspector import TRUSTED_ALIGNMENT
+
+SIZE = (330, 410)
+
+
+def board(seed: int) -> np.ndarray:
+    return synth.draw_board(np.random.default_rng(seed), SIZE).astype(np.float32) / 255
+
+
+def error_px(found: np.ndarray, true: np.ndarray, image: np.ndarray) -> float:
+    """Mean distance between where two transforms put the image's copper edges."""
+    edges = np.argwhere(np.abs(np.diff(image, axis=0)) > 0.5).astype(float)
+    return float(np.linalg.norm(apply_transform(found, edges) - apply_transform(true, edges), axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("dy", "dx", "angle", "scale"),
+    [(0, 0, 0, 1), (9, -7, 3, 1), (-31, 22, 11, 1.08), (4, 3, 90, 0.93), (12, 5, 187, 1), (6, 6, -82, 1)],
+)
+@pytest.mark.parametrize("relit", [False, True])
+def test_alignment_finds_shift_angle_quarter_turn_and_scale(
+    dy: float, dx: float, angle: float, scale: float, relit: bool
+) -> None:
+    rng, moving = np.random.default_rng(5), board(3)
+    true = shift(dy, dx) @ similarity(scale, angle, image_center_yx(SIZE))
+    fixed, _ = geometry.warp(moving, true, SIZE)
+    if relit:
+        moving, fixed = (augment.photograph(0.2 + 0.6 * image, rng, 0.6) for image in (moving, fixed))
+    found = geometry.align(moving.astype(np.float32), fixed.astype(np.float32))
+    assert error_px(found.moving_to_fixed, true, board(3)) < 0.7
+    assert found.score > 0.85
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_board_is_below_the_trusted_score(seed: int) -> None:
+    assert geometry.align(board(seed), board(seed + 10)).score < TRUSTED_ALIGNMENT
+
+
+def test_equal_images_stay_where_they_are() -> None:
+    np.testing.assert_array_equal(geometry.align(board(1), board(1)).moving_to_fixed, np.eye(3))
+
+
+def test_a_whole_shift_is_exact_and_says_what_it_covers() -> None:
+    image = board(2)
+    moved, covered = geometry.warp(image, shift(3, -5), SIZE)
+    np.testing.assert_array_equal(moved[3:, :-5], image[:-3, 5:])
+    assert covered[3:, :-5].all()
+    assert not covered[:3].any()
+    assert not covered[:, -5:].any()
+
+
+def test_correlation_is_one_for_other_light_and_undefined_is_minus_one(rng: np.random.Generator) -> None:
+    a = rng.random((20, 30)).astype(np.float32)
+    everywhere = np.ones(a.shape, bool)
+    assert geometry.correlation(a, 3 * a + 2, everywhere) == pytest.approx(1, abs=1e-5)
+    assert geometry.correlation(a, np.ones_like(a), everywhere) == -1
+    assert geometry.correlation(a, a, ~everywhere) == -1

@@ -1,0 +1,97 @@
+"""The house keeps its own rules: imports run downward, files and functions stay short, one file knows half pixels."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fiducial"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+FAMILIES = ("defects",)
+
+LEVELS = (
+    {"version", "coords"},
+    {"records", "layers", "regions"},
+    {"images", "device"},
+    {"formats", "geometry", "metrics", "augment"},
+    {"synth", "tiles", "datasets", "confidence"},
+    set(FAMILIES),
+    {"weights"},
+    {"evaluate"},
+    {"train", "api"},
+    {"runs"},
+    {"cli"},
+)
+# A record's save, to_frame and plot are doors to the formats above it.
+EXCEPTIONS = {("records", "formats")}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level(name: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if name in names)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fiducial":
+            parts = (node.module or "").split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return rooms
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__init__.py"], ids=str)
+def test_imports_run_downward_only(path: Path) -> None:
+    own = room(path)
+    for other in imported_rooms(path) - {own}:
+        assert level(other) < level(own) or (own, other) in EXCEPTIONS, f"{own} must not import {other}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_files_functions_and_signatures_stay_within_the_limits(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 450
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "coords.py"], ids=str)
+def test_only_coords_knows_half_pixels(path: Path) -> None:
+    assert not re.search(r"\+ 0\.5\b|align_corners", path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_pickle_no_lax_loading_no_drawers(path: Path) -> None:
+    assert not re.search(r"pickle\.|torch\.load|torch\.save|allow_pickle|strict=False\)", path.read_text())
+    assert path.stem not in {"utils", "common", "helpers", "core", "base"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_share_one_floor_plan(family: str) -> None:
+    for file, names in {"network": ("Config", "Output"), "loss": ("loss",), "samples": ("make_sample",)}.items():
+        tree = ast.parse((PACKAGE / family / f"{file}.py").read_text())
+        defined = {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+        assert set(names) <= defined, f"{family}/{file}.py must define {names}"
+    owners = [p for p in (PACKAGE / family).glob("*.py") if p.stem not in {"network", "loss", "samples", "__init__"}]
+    assert len(owners) == 1
+    assert re.search(r"^def decode\(", owners[0].read_text(), re.MULTILINE)
+
+
+def test_help_answers_without_loading_the_heavy_libraries() -> None:
+    code = "import sys, fiducial.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'pandas', 'scipy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    for line in text.splitlines():
+        if re.match(r'\s+"[a-z0-9-]+[<>=]', line):
+            assert "#" in line, line

@@ -1,0 +1,184 @@
+"""Pixels come back as they were written, by window too, and bad files get one clear line."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as PillowImage
+
+from fiducial.images import as_image, from_array, intensity_range, open_image, to_gray, write_image
+from fiducial.records import InputError
+
+SIZE = (70, 93)
+
+
+def picture(rng: np.random.Generator, dtype: str = "uint8", channels: int = 1) -> np.ndarray:
+    shape = SIZE if channels == 1 else (*SIZE, channels)
+    return rng.random(shape).astype(dtype) if dtype.startswith("f") else rng.integers(0, 250, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize("layout", [{}, {"tile": (32, 16)}, {"rowsperstrip": 9}, {"bigtiff": True, "byteorder": ">"}])
+def test_tiff_windows_equal_the_whole(tmp_path: Path, rng: np.random.Generator, dtype: str, layout: dict) -> None:
+    pixels = picture(rng, dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **layout)
+    image = open_image(tmp_path / "a.tif")
+    assert (image.size, image.channels, image.dtype) == (SIZE, 1, np.dtype(dtype))
+    np.testing.assert_array_equal(image.read(), pixels)
+    np.testing.assert_array_equal(image.read((11, 30, 50, 93)), pixels[11:50, 30:])
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "packbits", "lzma"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_compressed_color_tiffs_are_read(tmp_path: Path, rng: np.random.Generator, compression: str, planar: str) -> None:
+    pixels = picture(rng, "uint16", 3)
+    stored = pixels if planar == "contig" else np.moveaxis(pixels, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar, compression=compression, tile=(32, 32))
+    np.testing.assert_array_equal(open_image(tmp_path / "a.tif").read((5, 6, 60, 71)), pixels[5:60, 6:71])
+
+
+def test_channels_of_an_ome_tiff_and_its_pixel_size(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = picture(rng, "uint8", 3)
+    meta = {"axes": "CYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3, "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.moveaxis(pixels, -1, 0), metadata=meta, photometric="minisblack")
+    image = open_image(tmp_path / "a.ome.tif")
+    assert (image.channels, image.pixel_size, image.unit) == (3, (0.3, 0.2), "µm")
+    np.testing.assert_array_equal(image.read(), pixels)
+
+
+def test_imagej_pixel_size_is_read(tmp_path: Path, rng: np.random.Generator) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", picture(rng), imagej=True, resolution=(4, 2), metadata={"unit": "um"})
+    assert (open_image(tmp_path / "a.tif").pixel_size, open_image(tmp_path / "a.tif").unit) == ((0.5, 0.25), "µm")
+
+
+def test_a_stack_is_refused_with_its_axes(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 20, 30), np.uint8), metadata={"axes": "ZYX"}, photometric="minisblack")
+    with pytest.raises(InputError, match="one plane"):
+        open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "1", "P", "CMYK", "I;16"])
+def test_every_kind_of_png_and_jpeg_is_read(tmp_path: Path, rng: np.random.Generator, mode: str) -> None:
+    source = PillowImage.fromarray(picture(rng, "uint8", 3))
+    converted = source.convert("L").convert("I;16") if mode == "I;16" else source.convert(mode)
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    converted.save(path)
+    image = open_image(path)
+    pixels = image.read()
+    assert (pixels.shape[0], pixels.shape[1]) == image.size == SIZE
+    assert (1 if pixels.ndim == 2 else pixels.shape[2]) == image.channels
+    assert pixels.dtype == image.dtype
+
+
+def test_sixteen_bit_color_keeps_its_bits(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 65535, (*SIZE, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png").read(), pixels)
+
+
+def test_exif_orientation_is_followed(tmp_path: Path, rng: np.random.Generator) -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    PillowImage.fromarray(picture(rng)).save(tmp_path / "a.jpg", exif=exif)
+    image = open_image(tmp_path / "a.jpg")
+    assert image.size == SIZE[::-1] == image.read().shape
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_truncated_files_are_refused_at_every_length(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    path = tmp_path / name
+    PillowImage.fromarray(picture(rng)).save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 20, max(1, len(whole) // 25)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            open_image(path).read()
+
+
+def test_a_giant_header_is_refused_before_decoding(tmp_path: Path) -> None:
+    tifffile.memmap(tmp_path / "a.tif", shape=(90_000, 90_000), dtype="uint8").flush()
+    image = open_image(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="budget"):
+        image.read()
+    assert image.read((89_990, 89_980, 90_000, 90_000)).shape == (10, 20)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"GIF89a" + bytes(50)])
+def test_other_files_are_refused_by_their_content(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="expected a PNG, JPEG or TIFF"):
+        open_image(tmp_path / "a.png")
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(InputError, match="cannot read"):
+            open_image(path)
+
+
+@pytest.mark.parametrize("array", [np.zeros(5), np.zeros((0, 4)), np.zeros((3, 4, 40)), np.zeros((4, 4), complex)])
+def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError):
+        as_image(array)
+
+
+def test_range_ignores_outliers_nan_and_infinity(rng: np.random.Generator) -> None:
+    pixels = rng.uniform(100, 200, (400, 300))
+    pixels[0, :50] = 1e9
+    pixels[1, :50] = np.nan
+    pixels[2, :50] = np.inf
+    low, high = intensity_range(from_array(pixels))
+    assert low == pytest.approx(101, abs=1)
+    assert high == pytest.approx(199, abs=2)
+
+
+def test_range_of_a_nearly_empty_picture_is_its_extremes() -> None:
+    pixels = np.zeros((100, 100), np.uint8)
+    pixels[50, 50] = 255
+    assert intensity_range(from_array(pixels)) == (0.0, 255.0)
+
+
+@pytest.mark.parametrize("value", [7.0, np.nan])
+def test_constant_and_nan_images_have_no_range(value: float) -> None:
+    with pytest.raises(InputError, match=r"constant|finite"):
+        intensity_range(from_array(np.full((80, 90), value)))
+
+
+def test_gray_is_luminance_without_alpha(rng: np.random.Generator) -> None:
+    pixels = picture(rng, "uint8", 4)
+    expected = pixels[..., :3] @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(to_gray(pixels, "a"), expected, atol=0.01)
+    with pytest.raises(InputError, match="5 channels"):
+        to_gray(picture(rng, "uint8", 5), "a")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_written_images_come_back(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    pixels = picture(rng, "uint8", 3)
+    write_image(tmp_path / name, pixels)
+    np.testing.assert_array_equal(open_image(tmp_path / name).read(), pixels)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_written_pixel_size_comes_back(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_image(tmp_path / "a.tif", picture(rng), (0.5, 0.25), "nm")
+    image = open_image(tmp_path / "a.tif")
+    assert (image.pixel_size, image.unit) == ((0.5, 0.25), "nm")
+
+
+def test_georeference_is_read_in_the_house_frame(tmp_path: Path, rng: np.random.Generator) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    transform = rasterio.Affine(10, 0, 500, 0, -10, 900)
+    profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": 1, "dtype": "uint8", "crs": "EPSG:32611"}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=transform, **profile) as file:
+        file.write(picture(rng), 1)
+    image = open_image(tmp_path / "a.tif")
+    assert image.crs is not None
+    np.testing.assert_allclose(image.pixel_to_world @ [0, 0, 1], [505, 895, 1])
+
+
+def test_windows_outside_the_image_are_an_error(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="window must lie"):
+        from_array(picture(rng)).read((0, 0, 71, 5))

@@ -1,0 +1,140 @@
+"""Each block equals a plain loop or a published figure."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import map_coordinates
+
+from fiducial.layers import (
+    DeformableConv2d,
+    build_encoder,
+    deformable_conv2d,
+    linear_attention,
+    matching_log_probability,
+    mutual_matches,
+    nms,
+    roi_align,
+    sinusoidal_encoding,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_176_512), ("resnet50", 23_508_032)])
+def test_resnets_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    assert sum(p.numel() for p in build_encoder(name, 3).parameters()) == parameters
+
+
+def test_resnet_keeps_torchvision_names() -> None:
+    names = set(build_encoder("resnet18", 3).state_dict())
+    assert {"conv1.weight", "bn1.running_var", "layer1.0.conv2.weight", "layer2.0.downsample.0.weight"} <= names
+    assert "layer1.0.downsample.0.weight" not in names
+
+
+def test_encoders_halve_the_size_five_times_and_state_their_channels() -> None:
+    encoder = build_encoder("resnet18_half", 1).eval()
+    maps = encoder(torch.rand(1, 1, 96, 160))
+    assert [m.shape[1:] for m in maps] == [(c, 96 >> i, 160 >> i) for i, c in enumerate(encoder.channels, start=1)]
+
+
+def test_position_code_follows_equation_9() -> None:
+    code = sinusoidal_encoding(8, (3, 5), (2, 1))
+    for c in range(8):
+        k, kind = divmod(c, 4)
+        omega = 10000 ** (-2 * k / 8)
+        for y in range(3):
+            for x in range(5):
+                angle = ((x + 1) if kind < 2 else (y + 2)) * omega
+                expected = np.cos(angle) if kind % 2 else np.sin(angle)
+                assert code[c, y, x].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_linear_attention_equals_the_quadratic_formula() -> None:
+    q, k, v = torch.randn(2, 7, 3, 4), torch.randn(2, 9, 3, 4), torch.randn(2, 9, 3, 4)
+    weight = torch.einsum("blnd,bmnd->blmn", F.elu(q) + 1, F.elu(k) + 1)
+    expected = torch.einsum("blmn,bmnd->blnd", weight / weight.sum(2, keepdim=True), v)
+    torch.testing.assert_close(linear_attention(q, k, v), expected)
+
+
+def test_matching_probability_follows_equations_13_and_14() -> None:
+    t, s = torch.randn(1, 4, 8), torch.randn(1, 6, 8)
+    got = matching_log_probability(t, s, 0.1).exp()[0]
+    score = (t[0] @ s[0].T) / (8 * 0.1)
+    for a in range(4):
+        for b in range(6):
+            row, column = score[a].exp(), score[:, b].exp()
+            assert got[a, b].item() == pytest.approx((row[b] / row.sum() * column[a] / column.sum()).item(), rel=1e-4)
+
+
+def test_mutual_matches_follow_algorithm_1_with_argmax() -> None:
+    p = torch.rand(2, 7, 5)
+    matches = mutual_matches(p.log(), 0.6)
+    for image in range(2):
+        for b in range(5):
+            a = int(p[image, :, b].argmax())
+            expected = int(p[image, a].argmax()) == b and p[image, a, b] >= 0.6
+            assert bool(matches.matched[image, b]) == bool(expected)
+            assert int(matches.template_index[image, b]) == (a if expected else 0)
+
+
+def test_nms_equals_the_greedy_loop(rng: np.random.Generator) -> None:
+    low = rng.uniform(0, 30, (60, 2))
+    boxes = np.concatenate([low, low + rng.uniform(3, 15, (60, 2))], axis=1)
+    score = rng.random(60)
+    kept: list[int] = []
+    for i in np.argsort(-score):
+        if all(iou(boxes[i], boxes[j]) <= 0.4 for j in kept):
+            kept.append(int(i))
+    assert nms(torch.from_numpy(boxes), torch.from_numpy(score), 0.4).tolist() == kept
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)
+
+
+def test_nms_of_nothing_is_nothing() -> None:
+    assert len(nms(torch.zeros(0, 4), torch.zeros(0), 0.5)) == 0
+
+
+def test_roi_align_equals_a_loop_of_bilinear_samples() -> None:
+    features = torch.rand(2, 3, 11, 14, dtype=torch.float64)
+    boxes = torch.tensor([[1.0, 2.0, 6.5, 9.0], [-2.0, -1.0, 4.0, 5.0], [3.0, 3.0, 12.0, 16.0]], dtype=torch.float64)
+    index = torch.tensor([0, 1, 1])
+    got = roi_align(features, boxes, index, size=3)
+    for n, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+        for i in range(3):
+            for j in range(3):
+                y = [y0 + (y1 - y0) * (2 * (2 * i + s) + 1) / 12 for s in (0, 1)]
+                x = [x0 + (x1 - x0) * (2 * (2 * j + s) + 1) / 12 for s in (0, 1)]
+                at = np.stack(np.meshgrid(y, x, indexing="ij")).reshape(2, -1)
+                for c in range(3):
+                    samples = map_coordinates(features[index[n], c].numpy(), at, order=1, mode="nearest")
+                    assert got[n, c, i, j].item() == pytest.approx(samples.mean(), abs=1e-9)
+
+
+def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
+    x, layer = torch.rand(2, 3, 9, 13), DeformableConv2d(3, 5)
+    expected = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)  # the mask starts at 2·sigmoid(0) = 1
+
+
+def test_deformable_convolution_equals_a_loop() -> None:
+    x, offset = torch.rand(1, 2, 6, 7, dtype=torch.float64), torch.randn(1, 18, 6, 7, dtype=torch.float64)
+    mask, weight = torch.rand(1, 9, 6, 7, dtype=torch.float64), torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    got = deformable_conv2d(x, offset, mask, weight, torch.zeros(4, dtype=torch.float64))
+    for y, column in ((0, 0), (3, 4), (5, 6)):
+        total = np.zeros(4)
+        for k in range(9):
+            place = [
+                [y + k // 3 - 1 + offset[0, 2 * k, y, column].item()],
+                [column + k % 3 - 1 + offset[0, 2 * k + 1, y, column].item()],
+            ]
+            padded = [np.pad(x[0, c].numpy(), 4) for c in range(2)]
+            value = np.array([map_coordinates(p, np.array(place) + 4, order=1)[0] for p in padded])
+            total += mask[0, k, y, column].item() * (weight[:, :, k // 3, k % 3].numpy() @ value)
+        np.testing.assert_allclose(got[0, :, y, column].numpy(), total, atol=1e-9)

@@ -1,0 +1,45 @@
+"""Regions join small gaps, know their boxes, and their run lengths come back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fiducial.regions import from_run_lengths, label_regions, run_lengths
+
+
+def test_fragments_within_two_pixels_are_one_region() -> None:
+    mask = np.zeros((20, 31), bool)
+    mask[3:6, 4:9] = mask[3:6, 11:13] = True  # a gap of 2
+    mask[12:15, 4:9] = mask[12:15, 13:15] = True  # a gap of 4
+    regions = label_regions(mask)
+    assert sorted(regions.area_px.tolist()) == [6, 15, 21]
+    assert [2.5, 3.5, 5.5, 12.5] in regions.boxes_yxyx.tolist()
+
+
+def test_windows_hold_the_pixels_of_their_region(rng: np.random.Generator) -> None:
+    regions = label_regions(rng.random((40, 57)) > 0.985)
+    assert len(regions.area_px) > 3
+    for i, area in enumerate(regions.area_px.tolist()):
+        assert regions.pixels(i).sum() == area == (regions.number == i + 1).sum()
+
+
+def test_an_empty_mask_has_no_regions() -> None:
+    regions = label_regions(np.zeros((5, 6), bool))
+    assert regions.boxes_yxyx.shape == (0, 4)
+    assert regions.area_px.shape == (0,)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_run_lengths_come_back(mask: np.ndarray) -> None:
+    lengths = run_lengths(mask)
+    np.testing.assert_array_equal(from_run_lengths(lengths, mask.shape), mask)
+    assert sum(lengths[1::2]) == mask.sum()
+
+
+def test_run_lengths_count_down_the_columns_from_zeros() -> None:
+    assert run_lengths(np.array([[0, 1], [0, 1], [1, 0]], bool)) == [2, 3, 1]
+    assert run_lengths(np.ones((2, 2), bool)) == [0, 4]
+    with pytest.raises(ValueError, match="add up"):
+        from_run_lengths([3], (2, 2))

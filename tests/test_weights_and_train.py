@@ -1,0 +1,122 @@
+"""Weights come back as they were saved, strictly; training lowers the loss and resumes where it stopped."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_defects import make_pool
+
+from fiducial import weights
+from fiducial.confidence import Calibration
+from fiducial.defects.network import BGNet, Config
+from fiducial.defects.samples import batch_loss, collate, make_sample
+from fiducial.records import InputError
+
+TINY = Config(("open", "short", "mousebite", "spur", "copper", "pinhole", "other"), detail_dim=16, semantic_dim=16, heads=2,
+              decoder=(16, 8, 8, 8))  # fmt: skip
+
+
+def test_weights_come_back_with_configuration_card_and_calibration(tmp_path: Path) -> None:
+    network, calibration = BGNet(TINY).eval(), Calibration((0.1, 0.9), (0.2, 0.8), (0.7,), 12)
+    weights.save(tmp_path / "w.safetensors", "defects", network, {"data": "none"}, calibration)
+    loaded = weights.load("defects", tmp_path / "w.safetensors")
+    assert (loaded.network.config, loaded.calibration, loaded.card) == (TINY, calibration, {"data": "none"})
+    a, b = torch.rand(2, 1, 1, 64, 64)
+    torch.testing.assert_close(loaded.network(a, b).logits, network(a, b).logits, atol=0.05, rtol=0.05)
+
+
+def test_damaged_strange_and_missing_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, "defects", BGNet(TINY), {})
+    whole = path.read_bytes()
+    for content in (b"", b"no weights", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="safetensors"):
+            weights.load("defects", path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="family"):
+        weights.load("defects", path)
+    with pytest.raises(InputError, match="must be a file or"):
+        weights.load("defects", tmp_path / "none.safetensors")
+
+
+def test_unknown_fields_and_missing_tensors_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, "defects", BGNet(TINY), {})
+    tensors = load_file(path)
+    header = {"family": "defects", "card": "{}", "calibration": "null", "config": '{"depth": 3}'}
+    save_file(tensors, path, header)
+    with pytest.raises(InputError, match="depth"):
+        weights.load("defects", path)
+    weights.save(path, "defects", BGNet(TINY), {})
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    del tensors["encoder.conv1.weight"]
+    save_file(tensors, path, header)
+    with pytest.raises(InputError, match=r"encoder\.conv1\.weight"):
+        weights.load("defects", path)
+
+
+def test_the_shipped_weights_are_the_published_ones() -> None:
+    loaded = weights.load("defects")
+    assert loaded.sha256 == weights.SHIPPED["defects"][1]
+    assert loaded.calibration is not None
+    assert {"data", "license", "recipe"} <= set(loaded.card)
+
+
+def test_training_learns_resumes_and_leaves_its_curves(tmp_path: Path, rng: np.random.Generator) -> None:
+    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    pool = make_pool(rng)
+    schedule = train.Schedule(30, batch=2, warmup=3, average=0.8, precision="32-true", workers=0)
+    whole = train.train_defects(pool, TINY, schedule, tmp_path / "whole", {}, size=64)
+    task = train.Task(partial(make_sample, pool, size=64), collate, batch_loss)
+    before, after = (mean_loss(n, task) for n in (BGNet(TINY), whole))
+    assert after < 0.7 * before
+    assert {p.name for p in (tmp_path / "whole").iterdir()} == {
+        "state.safetensors",
+        "weights.safetensors",
+        "log.csv",
+        "curves.png",
+    }
+    assert weights.load("defects", tmp_path / "whole" / "weights.safetensors").network.config == TINY
+
+
+def mean_loss(network: BGNet, task: object) -> float:
+    with torch.no_grad():
+        values = [batch_loss(network, collate([task.draw(np.random.default_rng([9, i]))])).item() for i in range(6)]
+    return float(np.mean(values))
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, rng: np.random.Generator) -> None:
+    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    network = BGNet(TINY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    batch_loss(network, collate([make_sample(make_pool(rng), rng, 64)])).backward()
+    optimizer.step()
+    train.save_state(tmp_path / "s.safetensors", 17, network, network, optimizer)
+    other, average = BGNet(TINY), BGNet(TINY)
+    restored = torch.optim.AdamW(other.parameters(), lr=1e-3)
+    assert train.load_state(tmp_path / "s.safetensors", other, average, restored) == 17
+    for optimizer_, net in ((optimizer, network), (restored, other)):
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer_.step()
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert train.load_state(tmp_path / "none", other, average, restored) == 0
+
+
+def test_a_start_with_other_classes_lends_all_but_the_last_layer() -> None:
+    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    start, network = BGNet(TINY), BGNet(replace(TINY, classes=("scratch",)))
+    head = network.fusion.head.weight.clone()
+    train.lend(start, network)
+    torch.testing.assert_close(network.encoder.conv1.weight, start.encoder.conv1.weight)
+    torch.testing.assert_close(network.fusion.head.weight, head)
+    with pytest.raises(InputError, match="configuration"):
+        train.lend(BGNet(replace(TINY, semantic_dim=32)), network)
