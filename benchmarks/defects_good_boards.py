@@ -7,6 +7,7 @@ pair of those groups, which shows another part of a similar design: the hardest 
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def main() -> None:
     for case in CASES[1:]:
         records = []
         for i, pair in enumerate(pairs):
-            clean = type(pair)(pair.name, pair.group, pair.template, pair.template, pair.mask, pair.boxes_yxyx, pair.label)
+            clean = replace(pair, sample=pair.template)
             records.append(fiducial.inspect(*displace(clean, case, np.random.default_rng([2, i]))))
         scores = np.array([r.alignment_score for r in records])
         rows.append(

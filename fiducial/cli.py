@@ -121,9 +121,9 @@ def train_defects(
 
     Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
     """
-    from fiducial import train  # noqa: PLC0415
-
     with _errors():
+        from fiducial import train  # noqa: PLC0415
+
         train.train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
     typer.echo(f"{out / 'weights.safetensors'}")
 
@@ -163,6 +163,8 @@ class _errors:  # noqa: N801 (reads as a statement)
 
         if isinstance(error, InputError | OSError):
             _fail(str(error))
+        if isinstance(error, ModuleNotFoundError) and error.name in ("lightning", "matplotlib"):
+            _fail(f"{error.name} is not installed: pip install 'fiducial[train]'")
 
 
 def _fail(line: str) -> NoReturn:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Float64, Int, Int32, UInt8
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.records import InputError
+from fiducial.regions import label_regions
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
@@ -29,6 +30,7 @@ class InspectionPair:
     Attributes:
         name: unique within the dataset. group: boards of one design share it; splits go by group.
         mask: classes from 1, 0 for background, on the grid of both images.
+        number: of the annotated defect, from 1, that each pixel of the mask belongs to; fragments of one share it.
         boxes_yxyx: the annotators' boxes in the house frame; label: their classes from 1.
     """
 
@@ -37,6 +39,7 @@ class InspectionPair:
     sample: UInt8[np.ndarray, "h w"]
     template: UInt8[np.ndarray, "h w"]
     mask: UInt8[np.ndarray, "h w"]
+    number: Int32[np.ndarray, "h w"]
     boxes_yxyx: Float64[np.ndarray, "n 4"]
     label: Int[np.ndarray, " n"]
 
@@ -57,8 +60,9 @@ def read_deeppcb(root: Path, groups: tuple[str, ...] | None = None, every: int =
         sample, template = (_read_gray(_existing(stem, ending)) for ending in ("_test", "_temp"))
         table = np.loadtxt(base / truth, dtype=np.int64, ndmin=2)
         boxes = pixel_edges_to_yx(table[:, [1, 0, 3, 2]])
-        mask = mask_from_boxes(sample, template, boxes, table[:, 4])
-        yield InspectionPair(stem.name, image.split("/")[0].removeprefix("group"), sample, template, mask, boxes, table[:, 4])
+        mask, number = mask_from_boxes(sample, template, boxes, table[:, 4])
+        group = image.split("/")[0].removeprefix("group")
+        yield InspectionPair(stem.name, group, sample, template, mask, number, boxes, table[:, 4])
 
 
 def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...] = ()) -> tuple[InspectionPair, ...]:
@@ -80,26 +84,26 @@ def mask_from_boxes(
     template: UInt8[np.ndarray, "h w"],
     boxes_yxyx: Float64[np.ndarray, "n 4"],
     label: Int[np.ndarray, " n"],
-) -> UInt8[np.ndarray, "h w"]:
-    """Derive a mask of classes from boxes around the differences of two aligned binary images.
+) -> tuple[UInt8[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
+    """Derive a mask of classes, and of the boxes' numbers from 1, from boxes around the differences of two binary images.
 
     Inside each box, grown by 2 px: the XOR of the images, opened to drop one-pixel edges, without parts that are small in
     themselves or beside the largest. A box in which nothing is left is filled.
     """
     difference = ((sample > 127) ^ (template > 127)).astype(np.uint8)
-    mask = np.zeros(sample.shape, np.uint8)
+    mask, number = np.zeros(sample.shape, np.uint8), np.zeros(sample.shape, np.int32)
     edges = yx_to_pixel_edges(boxes_yxyx).round().astype(int)
-    for (y0, x0, y1, x1), kind in zip(edges.tolist(), label.tolist(), strict=True):
+    for i, ((y0, x0, y1, x1), kind) in enumerate(zip(edges.tolist(), label.tolist(), strict=True), start=1):
         window = np.s_[max(0, y0 - _GROW_PX) : y1 + _GROW_PX, max(0, x0 - _GROW_PX) : x1 + _GROW_PX]
         opened = cv2.morphologyEx(difference[window], cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         _, regions, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
         area = stats[1:, cv2.CC_STAT_AREA]
         keep = 1 + np.flatnonzero((area >= _SMALLEST_PX) & (area >= 0.15 * area.max(initial=0)))
-        if len(keep):
-            mask[window][np.isin(regions, keep)] = kind
-        else:
-            mask[y0:y1, x0:x1] = kind
-    return mask
+        if not len(keep):
+            window, regions, keep = np.s_[y0:y1, x0:x1], np.ones((y1 - y0, x1 - x0)), np.ones(1)
+        mask[window][np.isin(regions, keep)] = kind
+        number[window][np.isin(regions, keep)] = i
+    return mask, number
 
 
 def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
@@ -119,19 +123,10 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
         if not sample.shape == template.shape == mask.shape:
             raise InputError(f"{path.name}: sample, template and mask must have one size, got "
                              f"{sample.shape}, {template.shape}, {mask.shape}")  # fmt: skip
-        boxes, label = boxes_from_mask(mask)
-        yield InspectionPair(path.stem, path.stem.split("_")[0], sample, template, mask, boxes, label)
-
-
-def boxes_from_mask(mask: UInt8[np.ndarray, "h w"]) -> tuple[Float64[np.ndarray, "n 4"], Int[np.ndarray, " n"]]:
-    """Return the box, in the house frame, and the class of each connected region of a mask of classes."""
-    boxes, label = [np.zeros((0, 4))], [np.zeros(0, np.int64)]
-    for kind in np.unique(mask[mask > 0]).tolist():
-        _, _, stats, _ = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8), connectivity=8)
-        x, y, w, h = stats[1:, :4].T
-        boxes.append(pixel_edges_to_yx(np.stack([y, x, y + h, x + w], axis=1)))
-        label.append(np.full(len(stats) - 1, kind, np.int64))
-    return np.concatenate(boxes), np.concatenate(label)
+        regions = label_regions(mask > 0)
+        label = np.array([mask[regions.window(i)][regions.pixels(i)].max() for i in range(len(regions.area_px))], np.int64)
+        group = path.stem.split("_")[0]
+        yield InspectionPair(path.stem, group, sample, template, mask, regions.number, regions.boxes_yxyx, label)
 
 
 def list_images(folder: Path) -> list[Path]:

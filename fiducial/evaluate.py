@@ -18,7 +18,7 @@ from fiducial.device import choose_device, has_fast_bf16
 from fiducial.geometry import warp
 from fiducial.images import from_array
 from fiducial.metrics import Counts
-from fiducial.regions import label_regions
+from fiducial.regions import label_regions, measure_regions
 
 IOU = 0.33  # DeepPCB's published rule: a detection is true above this
 
@@ -125,7 +125,7 @@ def evaluate_pairs(
 
 def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
     """Add one pair's answer to a tally; class 7 ("other") counts as a defect of no DeepPCB class."""
-    found, truth = answer.default, label_regions(pair.mask > 0)
+    found, truth = answer.default, measure_regions(pair.number, len(pair.label))
     tally.images += 1
     tally.refused += answer.refused
     tally.regions += metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)

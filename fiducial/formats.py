@@ -21,6 +21,8 @@ from fiducial.regions import from_run_lengths, label_regions, run_lengths
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
 
+OVERLAY_PX = 4096  # longest side of an overlay
+
 # Colors of classes 1, 2, ... on overlays: Okabe & Ito's, told apart by color-blind readers too.
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
@@ -210,22 +212,26 @@ def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], In
 
 
 def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
-    """Draw tinted masks, boxes and class names over the sample (over black if it is not given), and the verdict."""
-    canvas = _to_rgb(image, record.size)
-    for k in np.unique(record.mask[record.mask > 0]).tolist():
-        own = record.mask == k
+    """Draw tinted masks, boxes and class names over the sample or a reduced copy of it, and the verdict.
+
+    Over black, at most `OVERLAY_PX` a side, if no image is given.
+    """
+    factor = min(1.0, OVERLAY_PX / max(record.size)) if image is None else image.shape[1] / record.size[1]
+    size = (round(record.size[0] * factor), round(record.size[1] * factor)) if image is None else image.shape[:2]
+    canvas = np.zeros((*size, 3), np.uint8) if image is None else _to_rgb(image)
+    mask = record.mask if size == record.size else cv2.resize(record.mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+    for k in np.unique(mask[mask > 0]).tolist():
+        own = mask == k
         canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
-    thickness = max(1, round(max(record.size) / 600))
-    font = max(0.4, max(record.size) / 1500)
-    for box, label, score in zip(
-        yx_to_pixel_edges(record.boxes_yxyx), record.label.tolist(), record.score.tolist(), strict=True
-    ):
+    thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
+    edges = yx_to_pixel_edges(record.boxes_yxyx) * factor
+    for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
         y0, x0, y1, x1 = box.round().astype(int).tolist()
         color = _COLORS[(label - 1) % len(_COLORS)]
         cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), color, thickness)
         _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 16 else y1 + 14), font, color)
-    color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
     text = record.verdict + (f": {len(record)}" if record.verdict == "bad" else "")
+    color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
     _write(canvas, text, (6, round(30 * font) + 6), 1.6 * font, color)
     return PillowImage.fromarray(canvas)
 
@@ -240,12 +246,11 @@ def _write(
         cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)
 
 
-def _to_rgb(image: Shaped[np.ndarray, "h w *c"] | None, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    if image is None:
-        return np.zeros((*size, 3), np.uint8)
+def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     gray = np.nan_to_num(to_gray(image, "the image"))
-    low, high = np.percentile(gray, [0.5, 99.5]) if gray.min() < gray.max() else (0.0, 1.0)
+    low, high = np.percentile(gray, [0.5, 99.5])
     if high <= low:
         low, high = float(gray.min()), float(gray.max())
-    shown = np.clip((gray - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    scale = 255 / (high - low) if high > low else 0.0
+    shown = np.clip((gray - low) * scale, 0, 255).astype(np.uint8)
     return np.repeat(shown[..., None], 3, axis=2)

@@ -289,6 +289,24 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
     raise InputError(f"expected gray or RGB(A), {name} has {channels} channels: save the channel to be measured by itself")
 
 
+def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float32[np.ndarray, "h w"]:
+    """Return the gray values of a whole image, averaged so that no side exceeds `longest_px`, read band by band.
+
+    NaN and infinite values count as `undefined`.
+    """
+    (h, w), factor = image.size, min(1.0, longest_px / max(image.size))
+    size = (max(1, round(h * factor)), max(1, round(w * factor)))
+    edges = [round(i * h / size[0]) for i in range(size[0] + 1)]
+    step = max(1, 2**24 // (w * max(1, h // size[0])))
+    bands = []
+    for first in range(0, size[0], step):
+        last = min(first + step, size[0])
+        gray = to_gray(image.read((edges[first], 0, edges[last], w)), image.name)
+        band = np.where(np.isfinite(gray), gray, np.float32(undefined))
+        bands.append(band if factor == 1 else cv2.resize(band, (size[1], last - first), interpolation=cv2.INTER_AREA))
+    return np.concatenate(bands)
+
+
 def intensity_range(image: Image, most: int = 1_000_000) -> tuple[float, float]:
     """Return the 1st and 99th percentile of a whole image's gray values, from about `most` evenly spread pixels.
 

@@ -42,13 +42,17 @@ def label_regions(mask: Bool[np.ndarray, "h w"], join_px: int = JOIN_PX) -> Regi
     binary = mask.astype(np.uint8)
     joined = cv2.dilate(binary, np.ones((join_px + 1, join_px + 1), np.uint8)) if join_px else binary
     count, number = cv2.connectedComponents(joined, connectivity=8)
-    number *= binary
-    yx = np.argwhere(binary)
+    return measure_regions(number * binary, count - 1)
+
+
+def measure_regions(number: Int32[np.ndarray, "h w"], count: int) -> Regions:
+    """Return the boxes and areas of regions numbered 1 to `count`; a number without pixels has an inverted, infinite box."""
+    yx = np.argwhere(number)
     ids = number[yx[:, 0], yx[:, 1]] - 1
-    low, high = np.full((count - 1, 2), np.inf), np.full((count - 1, 2), -np.inf)
+    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
     np.minimum.at(low, ids, yx)
     np.maximum.at(high, ids, yx + 1)
-    area = np.bincount(ids, minlength=count - 1).astype(np.int64)
+    area = np.bincount(ids, minlength=count).astype(np.int64)
     return Regions(number, pixel_edges_to_yx(np.concatenate([low, high], axis=1)), area)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from fiducial.datasets import list_images
-from fiducial.formats import draw_defects
-from fiducial.images import MAX_BYTES, open_image, write_image, write_text
+from fiducial.formats import OVERLAY_PX, draw_defects
+from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
 from fiducial.records import Defects, InputError
 
 
@@ -109,7 +109,7 @@ def run(jobs: list[Job], inspect: Callable[[Path, Path], Defects], out: Path, ma
     for job in jobs:
         try:
             record = inspect(job.sample, job.template)
-            write_files(record, out / job.name, open_image(job.sample, max_bytes).read())
+            write_files(record, out / job.name, read_reduced(open_image(job.sample, max_bytes), OVERLAY_PX))
             outcomes.append(Outcome(job, record, ""))
         except InputError as error:
             outcomes.append(Outcome(job, None, str(error)))

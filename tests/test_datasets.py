@@ -8,12 +8,14 @@ import pytest
 
 from fiducial import datasets, synth
 from fiducial.records import InputError
+from fiducial.regions import label_regions
 
 
 def write_deeppcb(root: Path, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     board = synth.draw_board(rng, (200, 240))
     sample, mask = synth.damage_board(board, rng, 8)
-    boxes, label = datasets.boxes_from_mask(mask)
+    regions = label_regions(mask > 0)
+    boxes, label = regions.boxes_yxyx, np.array([mask[regions.number == i + 1].max() for i in range(len(regions.area_px))])
     folder = root / "PCBData" / "group7"
     (folder / "7").mkdir(parents=True)
     (folder / "7_not").mkdir()
@@ -48,9 +50,10 @@ def test_groups_choose_pairs_and_none_left_is_said(tmp_path: Path, rng: np.rando
 
 def test_a_box_in_which_nothing_differs_is_filled() -> None:
     same = np.zeros((30, 40), np.uint8)
-    mask = datasets.mask_from_boxes(same, same, np.array([[4.5, 9.5, 9.5, 19.5]]), np.array([3]))
+    mask, number = datasets.mask_from_boxes(same, same, np.array([[4.5, 9.5, 9.5, 19.5]]), np.array([3]))
     assert (mask[5:10, 10:20] == 3).all()
     assert (mask > 0).sum() == 50
+    np.testing.assert_array_equal(number > 0, mask > 0)
 
 
 def test_edge_jitter_inside_a_box_is_no_defect() -> None:
@@ -59,9 +62,10 @@ def test_edge_jitter_inside_a_box_is_no_defect() -> None:
     sample = template.copy()
     sample[:, 19] = 255  # an edge that moved by a pixel
     sample[25:33, 40:48] = 255  # a spur
-    mask = datasets.mask_from_boxes(sample, template, np.array([[15.0, 10, 45, 55]]), np.array([4]))
+    mask, number = datasets.mask_from_boxes(sample, template, np.array([[15.0, 10, 45, 55]]), np.array([4]))
     assert set(np.unique(mask[25:33, 40:48])) == {4}
     assert not mask[:, 19].any()
+    assert set(np.unique(number)) == {0, 1}
 
 
 def test_a_folder_of_pairs_is_read(tmp_path: Path, rng: np.random.Generator) -> None:

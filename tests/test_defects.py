@@ -106,7 +106,9 @@ def test_the_loss_of_a_network_without_matching_is_focal_alone() -> None:
 def make_pool(rng: np.random.Generator) -> Pool:
     template = synth.draw_board(rng, (200, 220))
     sample, mask = synth.damage_board(template, rng, 8)
-    pair = InspectionPair("a", "g", sample, template, mask, np.zeros((0, 4)), np.zeros(0, np.int64))
+    pair = InspectionPair(
+        "a", "g", sample, template, mask, np.zeros(mask.shape, np.int32), np.zeros((0, 4)), np.zeros(0, np.int64)
+    )
     return Pool((pair,), (rng.integers(0, 255, (150, 300)).astype(np.uint8),))
 
 

@@ -112,7 +112,15 @@ def test_overlays_tint_the_defects_and_leave_the_rest(tmp_path: Path) -> None:
     assert len(set(drawn[15, 40].tolist())) > 1
     assert len(set(drawn[85, 60].tolist())) == 1
     record().save(tmp_path / "a.png")
-    assert PillowImage.open(tmp_path / "a.png").size == (121, 90)
+    with PillowImage.open(tmp_path / "a.png") as drawn_alone:
+        assert drawn_alone.size == (121, 90)
+
+
+def test_overlays_of_reduced_pictures_draw_the_boxes_in_their_place() -> None:
+    drawn = np.asarray(record().plot(np.zeros((45, 60), np.uint8)))
+    assert drawn.shape == (45, 60, 3)
+    assert drawn[7, 20].any()
+    assert not drawn[42, 30].any()
 
 
 def test_unknown_suffixes_are_refused_and_leave_nothing(tmp_path: Path) -> None:
