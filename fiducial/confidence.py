@@ -4,56 +4,59 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.optimize import isotonic_regression
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 from fiducial.records import InputError
 
 _KEEP_ALARMS = 2000
-_PRIOR = 0.5  # successes, and failures, added to each group of scores
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of a family's raw scores.
+    """What is known of a family's raw scores, which lie between 0 and 1.
 
     Attributes:
-        raw, probability: knots of the piecewise linear, rising map from raw score to probability.
+        slope, intercept: of the map from the raw score's log-odds to the probability's; the slope is positive.
         alarms: probabilities of what was found on good images, largest first: each is a false alarm.
         good_images: how many good images they come from.
     """
 
-    raw: tuple[float, ...]
-    probability: tuple[float, ...]
+    slope: float
+    intercept: float
     alarms: tuple[float, ...]
     good_images: int
 
 
-def fit_probability(
-    raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"], knots: int = 16
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return knots of the rising map from raw score to probability that fits best (isotonic regression, thinned).
+def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """Return slope and intercept of the logistic map from raw scores to probabilities (Platt 1999).
 
-    Half a success and half a failure are added to each group, so that no probability is 0 or 1.
+    Platt's targets, a hair inside 0 and 1, keep the answer finite where all or none are true; a wide prior on the slope
+    keeps it near 1 where the scores say nothing of it.
 
     Raises:
-        ValueError: fewer than two distinct scores.
+        ValueError: no scores.
     """
-    order = np.argsort(raw, kind="stable")
-    x, y = raw[order], true[order].astype(np.float64)
-    if len(np.unique(x)) < 2:
-        raise ValueError(f"calibration needs at least two distinct scores, got {len(np.unique(x))}")
-    fitted = isotonic_regression(y).x
-    edges = np.unique(np.linspace(0, len(x) - 1, knots + 1).round().astype(int))
-    groups = [slice(a, b) for a, b in zip(edges[:-1], [*edges[1:-1], len(x)], strict=True)]
-    level = np.array([(fitted[g].sum() + _PRIOR) / (len(fitted[g]) + 2 * _PRIOR) for g in groups])
-    place = np.array([x[g].mean() for g in groups])
-    keep = np.concatenate([[True], np.diff(place) > 0])
-    return tuple(place[keep].tolist()), tuple(np.maximum.accumulate(level[keep]).tolist())
+    if not len(raw):
+        raise ValueError("calibration needs at least one score, got none")
+    x, right = _log_odds(raw), int(true.sum())
+    target = np.where(true, (right + 1) / (right + 2), 1 / (len(true) - right + 2))
+
+    def loss(parameters: Float64[np.ndarray, " 2"]) -> float:
+        z = np.exp(parameters[0]) * x + parameters[1]
+        return float((np.logaddexp(0, z) - target * z).sum() + parameters[0] ** 2 / 2)
+
+    log_slope, intercept = minimize(loss, np.zeros(2)).x
+    return float(np.exp(log_slope)), float(intercept)
 
 
 def to_probability(calibration: Calibration, raw: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Map raw scores to probabilities; beyond the outer knots the outer probability holds."""
-    return np.interp(raw, calibration.raw, calibration.probability)
+    """Map raw scores to probabilities; the order stays."""
+    return expit(calibration.slope * _log_odds(raw) + calibration.intercept)
+
+
+def _log_odds(raw: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    return logit(np.clip(raw, 1e-6, 1 - 1e-6))
 
 
 def with_alarms(calibration: Calibration, alarms: Float64[np.ndarray, " n"], good_images: int) -> Calibration:

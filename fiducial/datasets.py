@@ -99,10 +99,11 @@ def mask_from_boxes(
         _, regions, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
         area = stats[1:, cv2.CC_STAT_AREA]
         keep = 1 + np.flatnonzero((area >= _SMALLEST_PX) & (area >= 0.15 * area.max(initial=0)))
+        own = np.isin(regions, keep)
         if not len(keep):
-            window, regions, keep = np.s_[y0:y1, x0:x1], np.ones((y1 - y0, x1 - x0)), np.ones(1)
-        mask[window][np.isin(regions, keep)] = kind
-        number[window][np.isin(regions, keep)] = i
+            window, own = np.s_[y0:y1, x0:x1], np.ones((y1 - y0, x1 - x0), dtype=bool)
+        mask[window][own] = kind
+        number[window][own] = i
     return mask, number
 
 

@@ -208,6 +208,5 @@ def fit_calibration(
             compared = inspector.compare(*(from_array(image) for image in displace(clean, case, rng)))
             alarms.append(decode(compared.p, compared.kind, None, 0.0, 0.0).score)
             good += compared.template_to_sample is not None
-    knots = confidence.fit_probability(np.concatenate(raw), np.concatenate(real))
-    bare = Calibration(*knots, (), 0)
+    bare = Calibration(*confidence.fit_probability(np.concatenate(raw), np.concatenate(real)), (), 0)
     return confidence.with_alarms(bare, confidence.to_probability(bare, np.concatenate(alarms)), good)

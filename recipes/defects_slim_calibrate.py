@@ -2,7 +2,7 @@
 
     python recipes/defects_slim_calibrate.py --data ../shared/data --weights runs/defects_slim/weights.safetensors
 
-Raw scores become probabilities by isotonic regression on DeepPCB's group 50600, which the network was not trained on and on
+Raw scores become probabilities by a logistic map fitted on DeepPCB's group 50600, which the network was not trained on and on
 which no score is reported; false alarms are counted on its templates as good boards. Prints the SHA-256 for
 fiducial/weights.py.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     calibration = fit_calibration(inspector, list(read_deeppcb(args.data / "deeppcb", CALIBRATED, args.every)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     weights.save(args.out, "defects", loaded.network, loaded.card, calibration)
-    print(calibration.raw, calibration.probability, len(calibration.alarms), calibration.good_images, sep="\n")
+    print(calibration)
     print(args.out, hashlib.sha256(args.out.read_bytes()).hexdigest())
 
 

@@ -151,7 +151,7 @@ def test_decoding_returns_regions_best_first_with_the_class_of_most_votes() -> N
 
 
 def test_decoding_drops_what_is_less_probable_from_mask_and_lists() -> None:
-    calibration = Calibration((0.6, 0.9), (0.1, 0.9), (), 0)
+    calibration = Calibration(4.0, -3.5, (), 0)
     found = decode(*probabilities(), calibration, 0.5, 0.0)
     assert found.label.tolist() == [2]
     assert (found.mask > 0).sum() == 200

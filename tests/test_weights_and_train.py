@@ -22,7 +22,7 @@ TINY = Config(("open", "short", "mousebite", "spur", "copper", "pinhole", "other
 
 
 def test_weights_come_back_with_configuration_card_and_calibration(tmp_path: Path) -> None:
-    network, calibration = BGNet(TINY).eval(), Calibration((0.1, 0.9), (0.2, 0.8), (0.7,), 12)
+    network, calibration = BGNet(TINY).eval(), Calibration(1.5, -0.25, (0.7,), 12)
     weights.save(tmp_path / "w.safetensors", "defects", network, {"data": "none"}, calibration)
     loaded = weights.load("defects", tmp_path / "w.safetensors")
     assert (loaded.network.config, loaded.calibration, loaded.card) == (TINY, calibration, {"data": "none"})

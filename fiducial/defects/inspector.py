@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fiducial import geometry
 from fiducial.confidence import Calibration, to_probability
-from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image, yx_to_pixel_edges
+from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image
 from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, read_reduced, to_gray
 from fiducial.records import Defects, Image, InputError, Progress, Provenance, Window
@@ -202,9 +202,9 @@ def prepare(seen: _Scaled, good: _Scaled, template_to_sample: Matrix, window: Wi
 
 def _bounding_window(window_to_template: Matrix, size: tuple[int, int], template_size: tuple[int, int]) -> Window | None:
     """Return the part of the template that a window needs, with a margin for interpolation; None if there is none."""
-    edges = yx_to_pixel_edges(apply_transform(window_to_template, corners_yx(size)).reshape(1, 8)).reshape(4, 2)
-    y0, x0 = np.maximum(np.floor(edges.min(0)).astype(int) - 2, 0).tolist()
-    y1, x1 = np.minimum(np.ceil(edges.max(0)).astype(int) + 2, template_size).tolist()
+    corners = apply_transform(window_to_template, corners_yx(size))
+    y0, x0 = np.maximum(np.floor(corners.min(0)).astype(int) - 2, 0).tolist()
+    y1, x1 = np.minimum(np.ceil(corners.max(0)).astype(int) + 3, template_size).tolist()
     return (y0, x0, y1, x1) if y1 - y0 > 1 and x1 - x0 > 1 else None
 
 
