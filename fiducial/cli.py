@@ -219,7 +219,8 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=str(out), title_justify="left")
-    columns = [c for c in table.columns if c not in ("sample", "template") and not table[c].isna().all()]
+    hidden = ("sample", "template", "n_")  # in the file
+    columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column))
     for row in table[columns].itertuples(index=False):

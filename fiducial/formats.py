@@ -240,10 +240,12 @@ def _write(
     canvas: UInt8[np.ndarray, "h w 3"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
 ) -> None:
     """Write text with a dark outline; moved left if it would leave the picture."""
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, 1)
-    at = (max(0, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1])
-    for shade, thickness in (((20, 20, 20), max(3, round(5 * font))), (color, max(1, round(1.6 * font)))):
-        cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)
+    thickness = max(1, round(1.6 * font))
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
+    x, y = max(1, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1]
+    outline = [(dx, dy, (20, 20, 20)) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+    for dx, dy, shade in [*outline, (0, 0, color)]:
+        cv2.putText(canvas, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)
 
 
 def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
