@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=5)
     args = parser.parse_args()
-    base = replace(slim(CLASSES), box_margin_px=9.5)
+    base = replace(slim(CLASSES), box_margin_px=10.0)
     variants = {
         "S1": replace(base, siamese=False),
         "S2": replace(base, attention=False, matching=False),

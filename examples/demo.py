@@ -22,7 +22,7 @@ from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.geometry import warp
 
 OUT = Path("demo")
-PHOTOGRAPHS = ("coins", "brick", "page")
+PHOTOGRAPHS = {"coins": data.coins, "brick": data.brick, "page": data.page}
 
 
 def damaged_copy(photograph: np.ndarray, seed: int) -> np.ndarray:
@@ -51,8 +51,8 @@ def inspect_photographs() -> None:
     folder = OUT / "inspect"
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["sample,template"]
-    for seed, name in enumerate(PHOTOGRAPHS):
-        photograph = getattr(data, name)()
+    for seed, (name, load) in enumerate(PHOTOGRAPHS.items()):
+        photograph = load()
         cv2.imwrite(str(folder / f"{name}_template.png"), photograph)
         cv2.imwrite(str(folder / f"{name}.png"), damaged_copy(photograph, seed))
         rows.append(f"{name}.png,{name}_template.png")

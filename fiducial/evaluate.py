@@ -63,6 +63,8 @@ class Tally:
     score: list[Float64[np.ndarray, " n"]] = field(default_factory=list)
     label: list[Int64[np.ndarray, " n"]] = field(default_factory=list)
     true: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
+    probability: list[Float64[np.ndarray, " n"]] = field(default_factory=list)
+    real: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
     objects: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(7, np.int64))
     images: int = 0
     refused: int = 0
@@ -131,6 +133,8 @@ def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
     tally.regions += metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)
     tally.boxes += class_counts(found, pair)
     tally.confusion += metrics.confusion(pair.mask, np.where(found.mask > 6, 0, found.mask).astype(np.uint8), 7)
+    tally.probability.append(answer.all.score)
+    tally.real.append(metrics.match(metrics.box_iou(answer.all.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
     for kind in range(1, 7):
         own, real = answer.all.label == kind, pair.label == kind
         iou = metrics.box_iou(answer.all.boxes_yxyx[own], pair.boxes_yxyx[real])
@@ -171,6 +175,7 @@ def summarize(tally: Tally) -> dict[str, float]:
         "pixel_precision": pixels.precision,
         "pixel_recall": pixels.recall,
         "pixel_f2": pixels.f(2),
+        "calibration_error": metrics.calibration_error(np.concatenate(tally.probability), np.concatenate(tally.real)),
         "refused": tally.refused,
         "seconds_per_pair": tally.seconds / tally.images,
     }

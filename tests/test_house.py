@@ -95,3 +95,9 @@ def test_every_dependency_has_its_reason() -> None:
     for line in text.splitlines():
         if re.match(r'\s+"[a-z0-9-]+[<>=]', line):
             assert "#" in line, line
+
+
+def test_tables_of_the_docs_agree_with_the_result_files() -> None:
+    script = PACKAGE.parent / "benchmarks" / "tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
