@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "defects": ("defects_slim.safetensors", "5ddcc13097d0e3989c6998951fdef5c88acc986b7437f6f93dba165a1bf19daa"),
+    "defects": ("defects_slim.safetensors", "6e1a869dcc05835e0f18af4696788143934d73385ab5cbe7e63115cf719a6167"),
 }
 
 FAMILIES: Mapping[str, tuple[type[DefectsConfig], type[BGNet]]] = {
