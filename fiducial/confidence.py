@@ -69,18 +69,19 @@ def threshold_for_budget(calibration: Calibration, alarms_per_image: float) -> f
     """Return the probability that good images exceed at most `alarms_per_image` times per image on average.
 
     Scores must lie above it. The budget holds on the good images of the calibration; elsewhere in expectation, if they
-    resemble them.
+    resemble them in content and size.
 
     Raises:
-        InputError: the budget is negative, or smaller than that many good images can tell.
+        InputError: the budget is not above 0, or smaller than that many good images can tell.
     """
-    if alarms_per_image < 0:
-        raise InputError(f"false alarms per image must be 0 or more, got {alarms_per_image:g}")
-    if calibration.good_images * max(alarms_per_image, 0) < 1:
+    if not 0 < alarms_per_image < np.inf:
+        raise InputError(f"false alarms per image must be above 0, got {alarms_per_image:g}")
+    if calibration.good_images * alarms_per_image < 1:
         raise InputError(
-            f"a budget of {alarms_per_image:g} false alarms per image needs at least "
-            f"{'one alarm' if alarms_per_image == 0 else f'{int(np.ceil(1 / alarms_per_image))} good images'} to be judged by, "
-            f"the calibration has {calibration.good_images}: run `fiducial calibrate` on more, or ask for more"
+            f"a budget of {alarms_per_image:g} false alarms per image needs at least {int(np.ceil(1 / alarms_per_image))} good "
+            f"images to be judged by, the calibration has {calibration.good_images}: calibrate on more, or ask for more"
         )
     allowed = int(np.floor(alarms_per_image * calibration.good_images + 1e-9))
-    return calibration.alarms[allowed] if allowed < len(calibration.alarms) else 0.0
+    if allowed < len(calibration.alarms):
+        return calibration.alarms[allowed]
+    return calibration.alarms[-1] if len(calibration.alarms) == _KEEP_ALARMS else 0.0

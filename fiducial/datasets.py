@@ -11,13 +11,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float64, Int, Int32, UInt8
+from PIL import Image as PillowImage
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.images import intensity_range, open_image, to_gray
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
+
+MOST_CLASSES = 200  # in a mask of 8 bits, below the value that stands for "unknown"
+
+BOX_MARGIN_PX = 10.0  # median by which DeepPCB's boxes exceed the masks derived from them
 
 _GROW_PX = 2  # how far a derived mask may leave its box
 _SMALLEST_PX = 12  # and the area under which a part of it is edge jitter
@@ -65,14 +71,18 @@ def read_deeppcb(root: Path, groups: tuple[str, ...] | None = None, every: int =
         yield InspectionPair(stem.name, group, sample, template, mask, number, boxes, table[:, 4])
 
 
+def is_deeppcb(root: Path) -> bool:
+    """Say whether a folder is laid out like DeepPCB."""
+    return (root / "PCBData").is_dir() or (root / "trainval.txt").is_file()
+
+
 def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...] = ()) -> tuple[InspectionPair, ...]:
     """Read DeepPCB or a folder of pairs, whichever `root` holds: only those groups, or all `but` some.
 
     Raises:
         InputError: neither, or no pair is left.
     """
-    deeppcb = (root / "PCBData").is_dir() or (root / "trainval.txt").is_file()
-    found = read_deeppcb(root) if deeppcb else read_pair_folder(root)
+    found = read_deeppcb(root) if is_deeppcb(root) else read_pair_folder(root)
     pairs = tuple(pair for pair in found if (not groups or pair.group in groups) and pair.group not in but)
     if not pairs:
         raise InputError(f"no pair of groups {list(groups) or 'any'} but {list(but)} in {root}")
@@ -118,9 +128,9 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
     """
     templates = list_images(root / "templates")
     for path in list_images(root / "samples"):
-        sample = _read_gray(path)
-        template = _read_gray(templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, ""))
-        mask = _read_gray(_existing(root / "masks" / path.stem, ""))
+        sample = _read_normalized(path)
+        template = _read_normalized(templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, ""))
+        mask = _read_labels(_existing(root / "masks" / path.stem, ""))
         if not sample.shape == template.shape == mask.shape:
             raise InputError(f"{path.name}: sample, template and mask must have one size, got "
                              f"{sample.shape}, {template.shape}, {mask.shape}")  # fmt: skip
@@ -158,6 +168,22 @@ def _existing(stem: Path, ending: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"expected an image {stem.name}{ending} ({', '.join(IMAGE_SUFFIXES)}) in {stem.parent}, found none")
+
+
+def _read_normalized(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Read an image as inspection sees it, in 256 steps from its 1st to its 99th percentile."""
+    image = open_image(path)
+    low, high = intensity_range(image)
+    gray = np.nan_to_num(to_gray(image.read(), image.name), nan=low)
+    return np.clip((gray - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+
+
+def _read_labels(path: Path) -> UInt8[np.ndarray, "h w"]:
+    with PillowImage.open(path, formats=("PNG", "TIFF")) as image:
+        labels = np.asarray(image)  # of a palette image, the indices
+    if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > MOST_CLASSES:
+        raise InputError(f"a mask must hold whole numbers from 0 to {MOST_CLASSES} in one channel, {path} does not")
+    return labels.astype(np.uint8)
 
 
 def _read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from fiducial import augment, confidence, metrics, weights
 from fiducial.confidence import Calibration
 from fiducial.coords import image_center_yx, shift, similarity
-from fiducial.datasets import InspectionPair, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
 from fiducial.defects.inspector import DefectInspector, Found, decode
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.geometry import warp
@@ -189,6 +189,8 @@ def evaluate_defects_on(data: Path, groups: str, source: Path | None, device: st
     """
     pairs = read_pairs(data, tuple(name for name in groups.split(",") if name))
     loaded, where = weights.load("defects", source), choose_device(device)
+    margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0  # boxes as this data draws them
+    loaded.network.config = replace(loaded.network.config, box_margin_px=margin)
     inspector = DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
     return evaluate_pairs(inspector_method(inspector), pairs)
 
@@ -199,7 +201,7 @@ def fit_calibration(
     """Fit probabilities to raw scores on annotated pairs, and count alarms on their templates as good boards.
 
     A reported region is real if its box meets an annotated one, of any class, above the IoU. A good board is a template
-    compared with its displaced self, at every case.
+    compared with its displaced self, at every case that displaces.
     """
     raw, real, alarms, good = [], [], [], 0
     for i, pair in enumerate(pairs):
@@ -209,6 +211,8 @@ def fit_calibration(
             found = decode(compared.p, compared.kind, None, 0.0, inspector.network.config.box_margin_px)
             raw.append(found.score)
             real.append(metrics.match(metrics.box_iou(found.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
+            if not case.shift_px:
+                continue  # a picture compared with its very self raises no alarm
             clean = replace(pair, sample=pair.template)
             compared = inspector.compare(*(from_array(image) for image in displace(clean, case, rng)))
             alarms.append(decode(compared.p, compared.kind, None, 0.0, 0.0).score)

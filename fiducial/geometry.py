@@ -20,6 +20,7 @@ Gray = Float32[np.ndarray, "_ _"]
 SURE = 0.9  # correlation at which no further candidate is tried
 _LIGHT_PX = 20.0  # what changes more slowly is taken for light
 _SIMPLER = 0.002  # gain in correlation that a less simple transform must bring
+_SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
 _SEARCH_PX = 128  # longest side during the exhaustive search
 _BLUR_PX = 1.5  # before correlation: what alignment judges is larger than noise and edge jitter
 
@@ -91,6 +92,8 @@ def _flatten(image: Gray) -> Gray:
 def _candidates(moving: Gray, fixed: Gray) -> Iterator[Matrix]:
     """Yield starting points from the most likely and cheapest to the exhaustive search."""
     yield np.eye(3)
+    if min(*moving.shape, *fixed.shape) < _SEARCH_MIN_PX:
+        return
     if moving.shape == fixed.shape:
         yield phase_shift(moving, fixed)
     yield from feature_similarity(moving, fixed)
@@ -105,7 +108,7 @@ def phase_shift(moving: Gray, fixed: Gray) -> Matrix:
 
 
 def feature_similarity(moving: Gray, fixed: Gray) -> Iterator[Matrix]:
-    """Yield the similarity that most SIFT matches agree on (USAC MAGSAC), if at least six do."""
+    """Yield the similarity that most SIFT matches agree on (RANSAC), if at least six do."""
     sift = cv2.SIFT_create(2000)  # type: ignore[attr-defined]  # OpenCV's stubs lack it
     (points_m, desc_m), (points_f, desc_f) = (sift.detectAndCompute(_to_uint8(image), None) for image in (moving, fixed))
     if desc_m is None or desc_f is None or len(desc_m) < 6 or len(desc_f) < 6:

@@ -9,6 +9,7 @@ import math
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,14 @@ def _open_tiff(path: Path, max_bytes: int) -> Image:
             samples, pixel_size, unit = page.samplesperpixel, *_physical_size(tiff)
             georeferenced = _GEO_KEYS in page.tags
             size, dtype = (page.imagelength, page.imagewidth), page.dtype
+            photometric, turned = page.photometric.name, page.tags.valueof("Orientation", 1) != 1
     except Exception as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if dtype is None or 0 in size:
         raise InputError(f"{path} holds no pixels")
     _check_dtype(path.name, np.dtype(dtype))
+    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR") or turned:
+        raise InputError(f"expected a gray or RGB TIFF, upright, {path} is {photometric}{', turned' * turned}")
     stacked = "".join(a for a, n in zip(axes, shape, strict=True) if a not in "YXS" and n > 1)
     if stacked not in ("", "C", "I" if pages == 1 else "C") or max(pages, samples) > MAX_CHANNELS:
         raise InputError(f"expected one plane, {path} holds {axes} {shape}: save the plane to be measured as a file of its own")
@@ -179,7 +183,8 @@ def _open_tiff(path: Path, max_bytes: int) -> Image:
     def read(window: Window) -> Shaped[np.ndarray, "..."]:
         y0, x0, y1, x1 = window
         _check_budget(path.name, (y1 - y0, x1 - x0, channels), dtype.itemsize, max_bytes)
-        return _read_tiff(path, window, max_bytes)
+        pixels = _read_tiff(path, window, max_bytes)
+        return np.bitwise_not(pixels) if photometric == "MINISWHITE" and pixels.dtype.kind in "bu" else pixels
 
     crs, pixel_to_world = _read_georeference(path) if georeferenced else (None, None)
     return Image(path.name, size, channels, np.dtype(dtype), read, pixel_size, unit, crs, pixel_to_world)
@@ -267,9 +272,12 @@ def _read_georeference(path: Path) -> tuple[str | None, np.ndarray | None]:
         import rasterio  # noqa: PLC0415 (an extra)
     except ImportError:
         return None, None
-    with rasterio.open(path) as source:
-        corner_to_world = np.array(source.transform, dtype=np.float64).reshape(3, 3)
-        crs = source.crs.to_wkt() if source.crs else None
+    try:
+        with rasterio.open(path) as source:
+            corner_to_world = np.array(source.transform, dtype=np.float64).reshape(3, 3)
+            crs = source.crs.to_wkt() if source.crs else None
+    except rasterio.errors.RasterioError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     return crs, from_corner_frame(corner_to_world)
 
 
@@ -334,6 +342,17 @@ def intensity_range(image: Image, most: int = 1_000_000) -> tuple[float, float]:
     return low, high
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; it becomes `path` when all is written and vanishes when anything fails."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_image(
     path: Path, pixels: Shaped[np.ndarray, "h w *c"], pixel_size: tuple[float, float] | None = None, unit: str = "µm"
 ) -> None:
@@ -343,26 +362,23 @@ def write_image(
         InputError: the suffix is neither .png nor .tif(f).
     """
     suffix = path.suffix.lower()
-    temporary = path.with_name(path.name + ".part")
-    if suffix == ".png":
-        PillowImage.fromarray(pixels).save(temporary, format="PNG")
-    elif suffix in (".tif", ".tiff"):
-        axes = "YX" if pixels.ndim == 2 else "YXS"
-        meta = {"axes": axes}
+    if suffix not in (".png", ".tif", ".tiff"):
+        raise InputError(f"expected a .png or .tif file to write, got {path.name}")
+    with whole_file(path) as temporary:
+        if suffix == ".png":
+            PillowImage.fromarray(pixels).save(temporary, format="PNG")
+            return
+        meta: dict[str, str | float] = {"axes": "YX" if pixels.ndim == 2 else "YXS"}
         if pixel_size is not None:
-            meta |= {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}  # type: ignore[dict-item]
+            meta |= {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
             meta |= {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
         tifffile.imwrite(temporary, pixels, compression="zlib", ome=pixel_size is not None, metadata=meta)
-    else:
-        raise InputError(f"expected a .png or .tif file to write, got {path.name}")
-    os.replace(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file; it appears whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 
-JOIN_PX = 2
+JOIN_PX = 10  # DeepPCB's annotators drew boxes about 10 px around a defect: what is nearer belongs together
 
 
 @dataclass(frozen=True)

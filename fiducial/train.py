@@ -27,9 +27,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fiducial import weights
-from fiducial.datasets import InspectionPair, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
+from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet, Config, slim
 from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate import fit_calibration
 from fiducial.records import InputError
 
 SampleT = TypeVar("SampleT")
@@ -110,12 +113,12 @@ def fit(
     fabric.seed_everything(schedule.seed, verbose=False)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    start = load_state(out / "state.safetensors", network, average.module, optimizer)
-    average.n_averaged.fill_(start)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     scored = _Scored(network, task.loss)
-    model, optimizer = fabric.setup(scored, optimizer)
+    model, prepared = fabric.setup(scored, optimizer)
     average.to(fabric.device)
+    start = load_state(out / "state.safetensors", network, average.module, optimizer)
+    average.n_averaged.fill_(start)
     stream = _Stream(
         task.draw, schedule.seed, start * schedule.batch * fabric.world_size + fabric.global_rank, fabric.world_size
     )
@@ -130,13 +133,13 @@ def fit(
             model.train()
             value = model(next(batches))
             fabric.backward(value)
-            fabric.clip_gradients(model, optimizer, max_norm=schedule.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
+            fabric.clip_gradients(model, prepared, max_norm=schedule.clip_norm)
+            prepared.step()
+            prepared.zero_grad()
             average.update_parameters(network)
             bar.update(shown, advance=1, loss=value.item())
             if fabric.is_global_zero and (step % 20 == 19 or step + 1 == schedule.steps):
-                _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / 20)
+                _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step % 20 + 1))
                 since = time.monotonic()
             if fabric.is_global_zero and (time.monotonic() - saved > schedule.checkpoint_s or step + 1 == schedule.steps):
                 settle_buffers(average.module, network)
@@ -172,14 +175,24 @@ def save_state(path: Path, step: int, network: nn.Module, average: nn.Module, op
 
 
 def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a run and return its step; 0 where no run is found."""
+    """Restore a run and return its step; 0 where no run is found.
+
+    Raises:
+        InputError: the run found is of a network of another configuration.
+    """
     if not path.is_file():
         return 0
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
         step = int(json.loads(file.metadata()["step"]))
     for part, target in (("network/", network), ("average/", average)):
-        target.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})
+        stored = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        own = target.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
+            raise InputError(
+                f"{path} is a run of another configuration: resume it with the same options, or choose another folder"
+            )
+        target.load_state_dict(stored)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
@@ -236,6 +249,7 @@ def train_defects(
         InputError: a mask holds a class that the configuration does not name, or the start's sizes differ.
     """
     _check_classes(pool.pairs, config.classes)
+    torch.manual_seed(schedule.seed)
     network = BGNet(config)
     if start is not None:
         lend(start, network)
@@ -262,15 +276,25 @@ def train_defects_on(
 ) -> BGNet:
     """Train on a folder of pairs as the command line asks: the slim size, from given, the shipped or no weights.
 
+    Probabilities are fitted on the groups held out; without any, the weights stay uncalibrated.
+
     Raises:
         InputError: no pairs in the folder, or as `train_defects`.
     """
     names = CLASSES if classes is None else tuple(classes.split(","))
-    pairs = read_pairs(data, but=tuple(hold_out.split(",")))
+    held = tuple(name for name in hold_out.split(",") if name)
+    pairs, others = read_pairs(data, but=held), read_pairs(data, held) if held else ()
+    margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0
     begun = None if scratch else weights.load("defects", start).network
     card = {"data": f"{len(pairs)} pairs of {data.name}", "license": "the user's", "recipe": "fiducial train defects"}
-    config = slim(names) if begun is None else replace(begun.config, classes=names)
-    return train_defects(Pool(pairs, ()), config, Schedule(steps), out, card, start=begun)
+    config = replace(slim(names) if begun is None else begun.config, classes=names, box_margin_px=margin)
+    pool = Pool(pairs, (), boards=names == CLASSES)
+    network = train_defects(pool, config, Schedule(steps), out, card, start=begun)
+    if others:
+        where = choose_device("auto")
+        inspector = DefectInspector(network, None, where, bf16=has_fast_bf16(where))
+        weights.save(out / "weights.safetensors", "defects", network, card, fit_calibration(inspector, others))
+    return network
 
 
 def _check_classes(pairs: tuple[InspectionPair, ...], classes: tuple[str, ...]) -> None:

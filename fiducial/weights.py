@@ -6,7 +6,6 @@ in float16, buffers (statistics of normalization) in their own type. The shipped
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 from fiducial.confidence import Calibration
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
+from fiducial.images import whole_file
 from fiducial.records import InputError
 
 FOLDER = Path(__file__).parent / "weights"
@@ -54,7 +54,7 @@ class Weights:
 
 
 def save(path: Path, family: str, network: BGNet, card: Mapping[str, str], calibration: Calibration | None = None) -> None:
-    """Write a network to a file; the file appears whole or not at all."""
+    """Write a network to a file, making its folder; the file appears whole or not at all."""
     parameters = {name for name, _ in network.named_parameters()}
     tensors = {
         name: (tensor.half() if name in parameters else tensor).contiguous() for name, tensor in network.state_dict().items()
@@ -65,9 +65,10 @@ def save(path: Path, family: str, network: BGNet, card: Mapping[str, str], calib
         "card": json.dumps(dict(card)),
         "calibration": json.dumps(None if calibration is None else asdict(calibration)),
     }
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata=header)
-    os.replace(temporary, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def load(family: str, source: str | Path | None = None) -> Weights:
@@ -88,12 +89,15 @@ def load(family: str, source: str | Path | None = None) -> Weights:
         raise InputError(f"expected a safetensors file, {path} is not one: {error}") from error
     if header.get("family") != family:
         raise InputError(f"expected weights of family {family!r}, {path} holds {header.get('family')!r}")
+    try:
+        config, stated, card = (json.loads(header[name]) for name in ("config", "calibration", "card"))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has a damaged header: {error!r}") from error
     config_type, network_type = FAMILIES[family]
-    network = network_type(config_type(**_strict(config_type, json.loads(header["config"]), path)))
+    network = network_type(config_type(**_strict(config_type, config, path)))
     _fill(network, tensors, path)
-    stated = json.loads(header["calibration"])
     calibration = None if stated is None else Calibration(**_strict(Calibration, stated, path))
-    return Weights(path.stem, digest, family, network.eval(), calibration, json.loads(header["card"]))
+    return Weights(path.stem, digest, family, network.eval(), calibration, card)
 
 
 def _locate(family: str, source: str | Path | None) -> tuple[Path, str]:

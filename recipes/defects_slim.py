@@ -7,7 +7,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from fiducial.datasets import read_deeppcb, read_textures
+from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb, read_textures
 from fiducial.defects.network import slim
 from fiducial.defects.samples import CLASSES, Pool
 from fiducial.train import Schedule, train_defects
@@ -18,7 +18,6 @@ TRAINED = ("00041", "13000", "20085", "92000")
 CALIBRATED = ("50600",)
 VALIDATED = ("44000", "77000")
 TEXTURES = ("sem/nanomfg", "sem/nasa", "emps/images", "dsb2018/images", "volkov/opt")
-BOX_MARGIN_PX = 10.0  # median by which DeepPCB's boxes exceed the derived masks, on the trained groups
 
 
 def pool(data: Path) -> Pool:

@@ -48,6 +48,7 @@ def test_the_budget_is_kept_on_the_good_images(images: int, alarms: int, budget:
     assert threshold == 0 or (score >= threshold).sum() > np.floor(budget * images)
 
 
-def test_a_negative_budget_is_refused() -> None:
-    with pytest.raises(InputError, match="0 or more"):
-        threshold_for_budget(Calibration(1.0, 0.0, (), 10), -1)
+@pytest.mark.parametrize("budget", [-1.0, 0.0, float("nan"), float("inf")])
+def test_budgets_that_mean_nothing_are_refused(budget: float) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        threshold_for_budget(Calibration(1.0, 0.0, (), 10), budget)

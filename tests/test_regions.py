@@ -9,17 +9,17 @@ from hypothesis.extra.numpy import arrays
 from fiducial.regions import from_run_lengths, label_regions, run_lengths
 
 
-def test_fragments_within_two_pixels_are_one_region() -> None:
+def test_fragments_are_one_region_over_gaps_up_to_the_limit() -> None:
     mask = np.zeros((20, 31), bool)
     mask[3:6, 4:9] = mask[3:6, 11:13] = True  # a gap of 2
     mask[12:15, 4:9] = mask[12:15, 13:15] = True  # a gap of 4
-    regions = label_regions(mask)
+    regions = label_regions(mask, join_px=2)
     assert sorted(regions.area_px.tolist()) == [6, 15, 21]
     assert [2.5, 3.5, 5.5, 12.5] in regions.boxes_yxyx.tolist()
 
 
 def test_windows_hold_the_pixels_of_their_region(rng: np.random.Generator) -> None:
-    regions = label_regions(rng.random((40, 57)) > 0.985)
+    regions = label_regions(rng.random((40, 57)) > 0.985, join_px=2)
     assert len(regions.area_px) > 3
     for i, area in enumerate(regions.area_px.tolist()):
         assert regions.pixels(i).sum() == area == (regions.number == i + 1).sum()

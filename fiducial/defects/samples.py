@@ -28,10 +28,16 @@ _NEGATIVE = np.array([0, 2, 1, 4, 3, 6, 5, 7], np.uint8)
 
 @dataclass(frozen=True)
 class Pool:
-    """What samples are made from: annotated pairs, and pictures of anything to be stained."""
+    """What samples are made from.
+
+    Attributes:
+        pairs: annotated pairs. textures: pictures of anything, to be stained.
+        boards: the classes are those of bare boards, so that drawn boards and negatives may be mixed in.
+    """
 
     pairs: tuple[InspectionPair, ...]
     textures: tuple[UInt8[np.ndarray, "..."], ...]
+    boards: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Sample:
     mask: UInt8[np.ndarray, "h w"]
     detail_partner: Int64[np.ndarray, " l"]
     semantic_partner: Int64[np.ndarray, " m"]
+    origin_yx: Int64[np.ndarray, "2"]
 
 
 class Batch(NamedTuple):
@@ -53,6 +60,7 @@ class Batch(NamedTuple):
     mask: torch.Tensor
     detail_partner: torch.Tensor
     semantic_partner: torch.Tensor
+    origin_yx: torch.Tensor
 
 
 def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
@@ -60,31 +68,33 @@ def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
     kind = rng.random()
     if pool.textures and (kind < 0.2 or not pool.pairs):
         return _stained(pool, rng, size)
-    if kind < 0.28 or not pool.pairs:
+    if pool.boards and (kind < 0.28 or not pool.pairs):
         template = synth.draw_board(rng, (size + 64, size + 64))
         sample, mask = synth.damage_board(template, rng, int(rng.integers(0, 12)))
-        return _from_board(255 - sample, 255 - template, mask, rng, size)  # DeepPCB shows copper dark
+        return _from_board((255 - sample, 255 - template, mask), rng, size, negatives=True)  # DeepPCB shows copper dark
     pair = pool.pairs[int(rng.integers(len(pool.pairs)))]
-    return _from_board(pair.sample, pair.template, pair.mask, rng, size)
+    return _from_board((pair.sample, pair.template, pair.mask), rng, size, negatives=pool.boards)
 
 
 def _from_board(
-    sample: np.ndarray, template: np.ndarray, mask: UInt8[np.ndarray, "h w"], rng: np.random.Generator, size: int
+    images: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.Generator, size: int, *, negatives: bool
 ) -> Sample:
+    """Make a sample from sample, template and mask of a board."""
+    board, good, mask = images
     binary = rng.random() < 0.35
     view = augment.random_view(rng, mask.shape, (size, size), _center(mask, rng), 0.0 if binary or rng.random() < 0.4 else 1.0)
     seen = augment.map_from_matrix(view, (size, size))
-    residual, warp = _draw_residual(rng, size)
-    moved = augment.move_map(view, residual)
+    residual = _draw_residual(rng, size)
+    moved = augment.move_map(view, residual.mapping)
     levels = (0.0, 1.0) if binary else (rng.uniform(0, 0.15), rng.uniform(0.75, 1))
-    if rng.random() < 0.25:  # the negative: what was copper now reads as laminate, an open as a short
+    if negatives and rng.random() < 0.25:  # the negative: what was copper now reads as laminate, an open as a short
         levels, mask = levels[::-1], _NEGATIVE[mask]
-    images = []
-    for image, mapping in ((sample, seen), (template, moved)):
+    pictures = []
+    for image, mapping in ((board, seen), (good, moved)):
         gray = augment.resample(image.astype(np.float32) / 255, mapping)
-        images.append(levels[0] + (levels[1] - levels[0]) * gray if binary else _develop(gray, levels, rng))
+        pictures.append(levels[0] + (levels[1] - levels[0]) * gray if binary else _develop(gray, levels, rng))
     truth = augment.resample(mask, seen, nearest=True)
-    return _finish(images[0], images[1], truth, residual, warp)
+    return _finish(pictures, truth, residual, rng)
 
 
 def _develop(laminate: np.ndarray, levels: tuple[float, ...], rng: np.random.Generator) -> Float32[np.ndarray, "h w"]:
@@ -102,13 +112,13 @@ def _stained(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
     center = rng.uniform(0, source.shape[0]), rng.uniform(0, source.shape[1])
     view = augment.random_view(rng, source.shape, (size, size), center, 1.0)
     seen = augment.map_from_matrix(view, (size, size))
-    residual, warp = _draw_residual(rng, size)
+    residual = _draw_residual(rng, size)
     clean = augment.resample(picture, seen)
     stained, mask = synth.stain(clean, rng, int(rng.integers(0, 6)))
-    template = augment.resample(picture, augment.move_map(view, residual))
+    template = augment.resample(picture, augment.move_map(view, residual.mapping))
     strength = float(rng.uniform(0, 0.7))
-    images = [augment.photograph(image, rng, strength) for image in (stained, template)]
-    return _finish(images[0], images[1], mask * np.uint8(OTHER), residual, warp)
+    pictures = [augment.photograph(image, rng, strength) for image in (stained, template)]
+    return _finish(pictures, mask * np.uint8(OTHER), residual, rng)
 
 
 def _center(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -119,14 +129,13 @@ def _center(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     return y + rng.uniform(-80, 80), x + rng.uniform(-80, 80)
 
 
-def _draw_residual(rng: np.random.Generator, size: int) -> tuple[augment.GeometricMap, "Residual"]:
+def _draw_residual(rng: np.random.Generator, size: int) -> "Residual":
     kind = rng.random()
     shift_px, angle, stretch, warp_px = (
         (0.0, 0.0, 0.0, 0.0) if kind < 0.2 else (0.5, 0.05, 0.001, 0.25) if kind < 0.75 else (2.5, 0.5, 0.004, 0.8)
     )
     matrix = augment.random_affine(rng, (size, size), shift_px, angle, stretch)
-    warp = augment.smooth_warp(rng, (size, size), warp_px * rng.random())
-    return augment.map_from_matrix(matrix, (size, size)) + warp, Residual(matrix, warp)
+    return Residual(matrix, augment.smooth_warp(rng, (size, size), warp_px * rng.random()))
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,11 @@ class Residual:
     matrix: Matrix
     warp: augment.GeometricMap
 
+    @property
+    def mapping(self) -> augment.GeometricMap:
+        """For each pixel of the template the place in the sample that it shows."""
+        return augment.map_from_matrix(self.matrix, (self.warp.shape[0], self.warp.shape[1])) + self.warp
+
     def template_yx(self, sample_yx: np.ndarray) -> np.ndarray:
         """Return where in the template the sample's points lie; the warp is inverted to first order."""
         inverse = np.linalg.inv(self.matrix)
@@ -144,11 +158,9 @@ class Residual:
         return apply_transform(inverse, sample_yx - self.warp[near[:, 0], near[:, 1]])
 
 
-def _finish(
-    sample: np.ndarray, template: np.ndarray, mask: UInt8[np.ndarray, "h w"], mapping: augment.GeometricMap, residual: Residual
-) -> Sample:
+def _finish(pictures: list[np.ndarray], mask: UInt8[np.ndarray, "h w"], residual: Residual, rng: np.random.Generator) -> Sample:
     size = mask.shape
-    outside = (mapping < 0) | (mapping > np.array(size) - 1)  # only known at the template's pixels; near enough for a margin
+    outside = (residual.mapping < 0) | (residual.mapping > np.array(size) - 1)
     truth = np.where(outside.any(axis=-1) & (mask > 0), IGNORE, mask).astype(np.uint8)
     partners = []
     for stride in (8, 32):
@@ -157,7 +169,8 @@ def _finish(
         cells = truth.reshape(size[0] // stride, stride, size[1] // stride, stride).swapaxes(1, 2)
         damaged = ((cells > 0) & (cells != IGNORE)).mean(axis=(2, 3)).ravel() > 0.1
         partners.append(np.where(damaged, -1, partner))
-    return Sample(sample.astype(np.float32), template.astype(np.float32), truth, partners[0], partners[1])
+    sample, template = (picture.astype(np.float32) for picture in pictures)
+    return Sample(sample, template, truth, partners[0], partners[1], rng.integers(0, 16, 2))
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -168,12 +181,13 @@ def collate(samples: list[Sample]) -> Batch:
     mask = torch.from_numpy(np.stack([s.mask for s in samples]).astype(np.int64))
     detail = torch.from_numpy(np.stack([s.detail_partner for s in samples]))
     semantic = torch.from_numpy(np.stack([s.semantic_partner for s in samples]))
-    return Batch(image[0], image[1], mask, detail, semantic)
+    origin = torch.from_numpy(np.stack([s.origin_yx for s in samples]))
+    return Batch(image[0], image[1], mask, detail, semantic, origin)
 
 
 def batch_loss(network: nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the loss of a network on a batch; the position code starts at a random place, as on a larger image."""
-    origin = torch.randint(0, 16, (2,)).tolist()
+    """Return the loss of a network on a batch; the position code starts where its first sample says, as on a larger image."""
+    origin = batch.origin_yx[0].tolist()
     sample, template = (image.to(memory_format=torch.channels_last) for image in (batch.sample, batch.template))
     output = network(sample, template, (origin[0], origin[1]))
     return loss(output, Truth(batch.mask, batch.detail_partner, batch.semantic_partner))
