@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "defects": ("defects_slim.safetensors", "6e1a869dcc05835e0f18af4696788143934d73385ab5cbe7e63115cf719a6167"),
+    "defects": ("defects_slim.safetensors", "7f2ad443dec0bb39beaa4a78953a0afd12102a4324a2d9b9ba726fb30c5632b8"),
 }
 
 FAMILIES: Mapping[str, tuple[type[DefectsConfig], type[BGNet]]] = {
