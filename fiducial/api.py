@@ -1,6 +1,7 @@
 """The verbs: a path, an array or an `Image` in, a record out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fiducial import weights as weight_files
 from fiducial.confidence import Calibration, threshold_for_budget, with_alarms
 from fiducial.defects.inspector import DefectInspector
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.images import MAX_BYTES, as_image, from_array
+from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
 from fiducial.records import Defects, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
 
@@ -53,7 +54,8 @@ def inspect(
             that the weights' calibration cannot tell.
     """
     seen, good = as_image(sample, max_bytes), as_image(template, max_bytes)
-    if seen.size != good.size:
+    turned = align and good.size == seen.size[::-1]  # by a quarter turn, which alignment finds
+    if seen.size != good.size and not turned:
         if not resize:
             raise InputError(
                 f"sample and template must have one size, got {seen.size} and {good.size}: resize one, or ask for it (--resize)"
@@ -63,26 +65,35 @@ def inspect(
         raise InputError(
             f"sample and template must both be gray or both color, got {seen.channels} and {good.channels} channels"
         )
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
-    loaded, inspector = _inspector(None if weights is None else str(weights), device)
-    if false_alarms is not None:
-        if loaded.calibration is None:
-            raise InputError(f"weights {loaded.name} are not calibrated: run `fiducial calibrate defects` first")
-        min_probability = float(np.nextafter(threshold_for_budget(loaded.calibration, false_alarms), 2))
+    loaded, inspector, least = check_options(weights, device, min_probability, false_alarms)
     made = Provenance(
         VERSION,
         loaded.name,
         loaded.sha256,
         (
             ("align", align),
+            ("calibrated", loaded.calibration is not None),
             ("false_alarms", false_alarms),
             ("invert", invert),
-            ("min_probability", min_probability),
+            ("min_probability", least),
             ("resize", resize),
         ),
     )
-    return inspector.inspect(seen, good, made, align=align, invert=invert, min_probability=min_probability, progress=progress)
+    return inspector.inspect(seen, good, made, align=align, invert=invert, min_probability=least, progress=progress)
+
+
+def check_options(
+    weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
+) -> tuple[weight_files.Weights, DefectInspector, float]:
+    """Return the weights, the inspector, and the least probability to report that the options ask for; raises as `inspect`."""
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    loaded, inspector = _inspector(weights, device)
+    if false_alarms is None:
+        return loaded, inspector, min_probability
+    if loaded.calibration is None:
+        raise InputError(f"weights {loaded.name} are not calibrated: train with --hold-out")
+    return loaded, inspector, float(np.nextafter(threshold_for_budget(loaded.calibration, false_alarms), 2))
 
 
 def calibrate(
@@ -101,11 +112,9 @@ def calibrate(
     Raises:
         InputError: as `inspect`; or weights without probabilities, or no pair that could be aligned.
     """
-    loaded, _ = _inspector(None if weights is None else str(weights), device)
+    loaded, _ = _inspector(weights, device)
     if loaded.calibration is None:
-        raise InputError(
-            f"weights {loaded.name} map no scores to probabilities yet: recipes/defects_slim_calibrate.py does that"
-        )
+        raise InputError(f"weights {loaded.name} map no scores to probabilities yet: train with --hold-out")
     alarms, images = [np.zeros(0)], 0
     for done, (sample, template) in enumerate(good, start=1):
         record = inspect(sample, template, weights=weights, device=device, invert=invert, min_probability=0.0)
@@ -122,13 +131,20 @@ def calibrate(
 
 
 def _resized(image: Image, size: tuple[int, int]) -> Image:
-    how = cv2.INTER_AREA if size < image.size else cv2.INTER_LINEAR
-    return from_array(cv2.resize(image.read(), size[::-1], interpolation=how))
+    gray = to_gray(image.read(), image.name)
+    how = cv2.INTER_AREA if size[0] * size[1] < gray.size else cv2.INTER_LINEAR
+    resized = from_array(cv2.resize(gray, size[::-1], interpolation=how))
+    return replace(resized, name=image.name, channels=image.channels)
+
+
+def _inspector(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, DefectInspector]:
+    """Load weights once per process, device and version of the file."""
+    changed = Path(weights).stat().st_mtime_ns if weights is not None and Path(weights).is_file() else 0
+    return _load_inspector(None if weights is None else str(weights), device, changed)
 
 
 @lru_cache(maxsize=4)
-def _inspector(weights: str | None, device: str) -> tuple[weight_files.Weights, DefectInspector]:
-    """Load weights once per process and device."""
+def _load_inspector(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, DefectInspector]:
     loaded = weight_files.load("defects", weights)
     where = choose_device(device)
     return loaded, DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

@@ -69,6 +69,7 @@ def inspect(
 
     with _errors():
         jobs = runs.choose_jobs(sample, samples, pairs, template)
+        api.check_options(weights, device, min_probability, false_alarms)
         with _Bar("inspecting", hidden=as_json) as bar:
             verb = partial(
                 api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
@@ -216,15 +217,16 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
         typer.echo(table.to_json(orient="records", force_ascii=False, indent=1))
         return
     from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    shown = Table(title=str(out), title_justify="left")
+    shown = Table(title=escape(str(out)), title_justify="left")
     hidden = ("sample", "template", "n_")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column))
     for row in table[columns].itertuples(index=False):
-        shown.add_row(*("" if value is None or value != value else _text(value) for value in row))  # noqa: PLR0124 (NaN)
+        shown.add_row(*("" if value is None or value != value else escape(_text(value)) for value in row))  # noqa: PLR0124 (NaN)
     Console().print(shown)
 
 

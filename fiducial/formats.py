@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.images import to_gray, write_image, write_json, write_text
 from fiducial.records import Defects, InputError, Provenance
-from fiducial.regions import from_run_lengths, label_regions, run_lengths
+from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
 
@@ -71,7 +71,6 @@ def defects_to_frame(record: Defects) -> pd.DataFrame:
 
 def defects_to_json(record: Defects) -> dict[str, Any]:
     """Return the whole record as JSON values."""
-    matrix = record.template_to_sample
     return {
         "format": "fiducial.defects/1",
         "sample": record.sample,
@@ -79,9 +78,11 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         "size_yx": list(record.size),
         "pixel_size": None if record.pixel_size is None else list(record.pixel_size),
         "unit": record.unit,
+        "crs": record.crs,
+        "pixel_to_world": _rows(record.pixel_to_world),
         "verdict": record.verdict,
         "reason": record.reason,
-        "template_to_sample": None if matrix is None else matrix.tolist(),
+        "template_to_sample": _rows(record.template_to_sample),
         "alignment_score": _number(record.alignment_score),
         "coverage": record.coverage,
         "classes": list(record.classes),
@@ -101,6 +102,14 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
     }
 
 
+def _rows(matrix: Shaped[np.ndarray, "3 3"] | None) -> list[list[float]] | None:
+    return None if matrix is None else matrix.tolist()
+
+
+def _matrix(rows: list[list[float]] | None) -> Shaped[np.ndarray, "3 3"] | None:
+    return None if rows is None else np.array(rows, np.float64)
+
+
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
@@ -116,7 +125,7 @@ def defects_from_json(path: Path) -> Defects:
         if stated["format"] != "fiducial.defects/1":
             raise InputError(f"expected format fiducial.defects/1, {path} states {stated['format']!r}")
         return _record_from(stated)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a record of defects: {error!r}") from error
@@ -127,7 +136,7 @@ def _record_from(stated: dict[str, Any]) -> Defects:
     mask = np.zeros(size, np.uint8)
     for label, lengths in stated["mask"].items():
         mask[from_run_lengths(lengths, size)] = int(label)
-    matrix, pixel_size = stated["template_to_sample"], stated["pixel_size"]
+    pixel_size = stated["pixel_size"]
     return Defects(
         mask=mask,
         boxes_yxyx=np.array([d["box_yxyx"] for d in defects], np.float64).reshape(-1, 4),
@@ -135,7 +144,7 @@ def _record_from(stated: dict[str, Any]) -> Defects:
         score=np.array([d["score"] for d in defects], np.float64),
         area_px=np.array([d["area_px"] for d in defects], np.int64),
         classes=tuple(stated["classes"]),
-        template_to_sample=None if matrix is None else np.array(matrix, np.float64),
+        template_to_sample=_matrix(stated["template_to_sample"]),
         alignment_score=float("nan") if stated["alignment_score"] is None else stated["alignment_score"],
         coverage=stated["coverage"],
         verdict=stated["verdict"],
@@ -144,6 +153,8 @@ def _record_from(stated: dict[str, Any]) -> Defects:
         template=stated["template"],
         pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
         unit=stated["unit"],
+        crs=stated["crs"],
+        pixel_to_world=_matrix(stated["pixel_to_world"]),
         provenance=Provenance(made["version"], made["weights"], made["sha256"], tuple(made["parameters"].items())),
     )
 
@@ -158,8 +169,7 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
         regions = label_regions(record.mask > 0)
         for i, region in enumerate(_regions_of(record, regions.boxes_yxyx, regions.area_px).tolist()):
             y0, x0, y1, x1 = edges[i]
-            own = np.zeros(record.size, dtype=bool)
-            own[regions.window(region)] = regions.pixels(region)
+            counts = window_run_lengths(regions.pixels(region), regions.window(region), record.size)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -167,7 +177,7 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
                     "category_id": int(record.label[i]),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": int(record.area_px[i]),
-                    "segmentation": {"size": list(record.size), "counts": run_lengths(own)},
+                    "segmentation": {"size": list(record.size), "counts": counts},
                     "iscrowd": 0,
                     "score": float(record.score[i]),
                 }
@@ -199,7 +209,9 @@ def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], In
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
         names = {image["id"]: image["file_name"] for image in stated["images"]}
-        rows = [(names[a["image_id"]], a["bbox"], a["category_id"]) for a in stated["annotations"]]
+        rows = [(names[a["image_id"]], [float(v) for v in a["bbox"]], int(a["category_id"])) for a in stated["annotations"]]
+        if any(len(box) != 4 for _, box, _ in rows):
+            raise ValueError("a bbox must have 4 numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a COCO file: {error!r}") from error
     out = {}

@@ -85,8 +85,10 @@ class Defects:
         template_to_sample: transform of (x, y, 1); None when no alignment could be trusted.
         alignment_score: correlation of the aligned images, from -1 to 1; NaN when alignment was switched off.
         coverage: share of the sample that the template covers and that was therefore inspected.
-        verdict: "bad" if there is a defect, "good" if not, "refused" when no alignment could be trusted.
+        verdict: "bad" if there is a defect, "good" if not, "refused" when no alignment could be trusted or too little of
+            the sample is covered.
         reason: why the verdict was refused; empty otherwise.
+        pixel_size, unit, crs, pixel_to_world: of the sample, as in `Image`.
     """
 
     mask: UInt8[np.ndarray, "h w"]
@@ -104,6 +106,8 @@ class Defects:
     template: str
     pixel_size: tuple[float, float] | None
     unit: str | None
+    crs: str | None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None
     provenance: Provenance
 
     def __len__(self) -> int:

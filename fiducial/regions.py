@@ -65,6 +65,21 @@ def run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     return [0, *lengths] if flat.size and flat[0] else lengths
 
 
+def window_run_lengths(pixels: Bool[np.ndarray, "a b"], window: tuple[slice, slice], size: tuple[int, int]) -> list[int]:
+    """Return the run lengths of an image of `size` that is set only in a window, without making the image."""
+    (rows, columns), (height, width) = window, size
+    strip = np.zeros((height, columns.stop - columns.start), dtype=bool)
+    strip[rows] = pixels
+    lengths = run_lengths(strip)
+    lengths[0] += columns.start * height
+    rest = (width - columns.stop) * height
+    if len(lengths) % 2:
+        lengths[-1] += rest
+    elif rest:
+        lengths.append(rest)
+    return lengths
+
+
 def from_run_lengths(lengths: list[int], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Return the mask that `run_lengths` wrote.
 

@@ -43,6 +43,8 @@ def choose_jobs(sample: Path | None, samples: Path | None, pairs: Path | None, t
     if sum(source is not None for source in (sample, samples, pairs)) != 1:
         raise InputError("give one of SAMPLE, --samples DIR and --pairs CSV")
     if pairs is not None:
+        if template is not None:
+            raise InputError("the templates stand in the CSV of --pairs: leave --template out")
         return jobs_from_csv(pairs)
     if template is None:
         raise InputError("give the good image: --template FILE")
@@ -53,11 +55,11 @@ def choose_jobs(sample: Path | None, samples: Path | None, pairs: Path | None, t
 
 
 def exit_status(outcomes: list[Outcome]) -> int:
-    """Return 0 when all is done; 1 when some of many failed; of a single job 2 if it failed and 3 if it was refused."""
-    failed = sum(outcome.record is None for outcome in outcomes)
-    if len(outcomes) != 1:
-        return 1 if failed else 0
-    return 2 if failed else 3 if outcomes[0].record is not None and outcomes[0].record.verdict == "refused" else 0
+    """Return 0 when all is done, 1 when some of many failed, 3 when a single job was refused."""
+    if any(outcome.record is None for outcome in outcomes):
+        return 1
+    single = outcomes[0].record if len(outcomes) == 1 else None
+    return 3 if single is not None and single.verdict == "refused" else 0
 
 
 def jobs_from_folder(samples: Path, template: Path) -> list[Job]:
@@ -82,11 +84,14 @@ def jobs_from_csv(path: Path) -> list[Job]:
         InputError: not such a file, or no rows.
     """
     try:
-        table = pd.read_csv(path, dtype=str)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as CSV: {error}") from error
-    if not {"sample", "template"} <= set(table.columns) or table[["sample", "template"]].isna().any(axis=None) or table.empty:
-        raise InputError(f"{path} must have columns sample and template and at least one full row, got {list(table.columns)}")
+    if not {"sample", "template"} <= set(table.columns) or table.empty:
+        raise InputError(f"{path} must have columns sample and template and at least one row, got {list(table.columns)}")
+    gaps = np.flatnonzero((table["sample"] == "") | (table["template"] == ""))
+    if len(gaps):
+        raise InputError(f"{path}: row {gaps[0] + 2} lacks its sample or its template")
     return _named([(path.parent / s, path.parent / t) for s, t in zip(table["sample"], table["template"], strict=True)])
 
 
@@ -104,14 +109,20 @@ def _named(pairs: list[tuple[Path, Path]]) -> list[Job]:
 
 
 def run(jobs: list[Job], inspect: Callable[[Path, Path], Defects], out: Path, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:
-    """Inspect each job, write its files, and yield what became of it; the summary is rewritten after each."""
+    """Inspect each job, write its files, and yield what became of it; the summary is rewritten after each.
+
+    Raises:
+        InputError: a single job failed; of several, a failure becomes an outcome and the run goes on.
+    """
     outcomes: list[Outcome] = []
     for job in jobs:
         try:
             record = inspect(job.sample, job.template)
             write_files(record, out / job.name, read_reduced(open_image(job.sample, max_bytes), OVERLAY_PX))
             outcomes.append(Outcome(job, record, ""))
-        except InputError as error:
+        except (InputError, OSError) as error:
+            if len(jobs) == 1:
+                raise
             outcomes.append(Outcome(job, None, str(error)))
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "summary.csv", summary(outcomes).to_csv(index=False, lineterminator="\n"))

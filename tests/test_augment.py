@@ -24,10 +24,11 @@ def test_views_without_strength_keep_pixels_whole(rng: np.random.Generator) -> N
     for _ in range(20):
         view = augment.random_view(rng, source.shape, (65, 65), tuple(rng.uniform(0, 300, 2)), 0.0)
         seen = augment.resample(source, augment.map_from_matrix(view, (65, 65)))
-        assert set(np.unique(seen)) <= set(np.unique(source))
-        np.testing.assert_array_equal(np.sort(seen, axis=None)[[0, -1]], [seen.min(), seen.max()])
-        corner = apply_transform(view, np.array([[0.0, 0.0]])).round().astype(int)[0]
-        assert seen[0, 0] == source[tuple(corner)]
+        at = np.array([[0, 0], [64, 3], [20, 64]])
+        places = apply_transform(view, at.astype(float))
+        np.testing.assert_allclose(places, places.round(), atol=1e-9)
+        whole = places.round().astype(int)
+        np.testing.assert_array_equal(seen[at[:, 0], at[:, 1]], source[whole[:, 0], whole[:, 1]])
 
 
 def test_moving_a_map_equals_moving_its_points(rng: np.random.Generator) -> None:
@@ -70,7 +71,7 @@ def test_pinholes_open_no_edge_and_spurious_copper_touches_none(rng: np.random.G
 def test_stains_change_the_picture_where_the_mask_says(rng: np.random.Generator, count: int) -> None:
     picture = augment.smooth_field(rng, SIZE, 10) * np.float32(0.2) + np.float32(0.5)
     stained, mask = synth.stain(picture, rng, count)
-    assert np.abs(stained - picture)[mask == 0].max() < 0.5
+    assert np.percentile(np.abs(stained - picture)[mask == 0], 99.5) < 0.08
     if not count:
         assert not mask.any()
         np.testing.assert_array_equal(stained, picture)

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 from fiducial import datasets, synth
 from fiducial.records import InputError
@@ -14,7 +15,7 @@ from fiducial.regions import label_regions
 def write_deeppcb(root: Path, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     board = synth.draw_board(rng, (200, 240))
     sample, mask = synth.damage_board(board, rng, 8)
-    regions = label_regions(mask > 0)
+    regions = label_regions(mask > 0, join_px=0)
     boxes, label = regions.boxes_yxyx, np.array([mask[regions.number == i + 1].max() for i in range(len(regions.area_px))])
     folder = root / "PCBData" / "group7"
     (folder / "7").mkdir(parents=True)
@@ -77,6 +78,12 @@ def test_a_folder_of_pairs_is_read(tmp_path: Path, rng: np.random.Generator) -> 
     (pair,) = datasets.read_pairs(tmp_path)
     assert pair.group == "line3"
     np.testing.assert_array_equal(pair.mask, mask)
+    for stored in (PillowImage.fromarray(mask.astype(np.uint16)), PillowImage.fromarray(mask).convert("P")):
+        stored.save(tmp_path / "masks" / "line3_001.png")
+        np.testing.assert_array_equal(datasets.read_pairs(tmp_path)[0].mask > 0, mask > 0)
+    cv2.imwrite(str(tmp_path / "masks" / "line3_001.png"), np.dstack([mask] * 3))
+    with pytest.raises(InputError, match="one channel"):
+        datasets.read_pairs(tmp_path)
     (tmp_path / "masks" / "line3_001.png").unlink()
     with pytest.raises(InputError, match="line3_001"):
         datasets.read_pairs(tmp_path)

@@ -123,6 +123,15 @@ def test_samples_are_drawn_anew_and_again_from_their_seed(rng: np.random.Generat
     assert torch.isfinite(batch_loss(BGNet(slim(CLASSES)), batch))
 
 
+def test_classes_of_ones_own_are_never_mixed_with_those_of_boards(rng: np.random.Generator) -> None:
+    pool = make_pool(rng)
+    (pair,) = pool.pairs
+    scratches = replace(pair, mask=np.where(pair.mask > 0, 9, 0).astype(np.uint8))
+    for seed in range(30):
+        sample = make_sample(Pool((scratches,), (), boards=False), np.random.default_rng(seed), 96)
+        assert set(np.unique(sample.mask)) <= {0, 9, IGNORE}
+
+
 def test_partners_point_to_the_same_place_of_the_template(rng: np.random.Generator) -> None:
     """A template moved by two cells has its partners two cells on, wherever that is inside."""
     mapping = augment.map_from_matrix(shift(-16, 8), (64, 96))

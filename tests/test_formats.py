@@ -11,14 +11,14 @@ from PIL import Image as PillowImage
 
 from fiducial.formats import boxes_from_coco, defects_from_json
 from fiducial.records import Defects, InputError, Provenance
-from fiducial.regions import from_run_lengths
+from fiducial.regions import from_run_lengths, run_lengths
 
 
 def record(*, found: bool = True, refused: bool = False, pixel_size: tuple[float, float] | None = (2.0, 0.5)) -> Defects:
     mask = np.zeros((90, 121), np.uint8)
     if found:
-        mask[10:20, 30:50], mask[60:66, 100:110], mask[60:66, 114:120] = 2, 1, 1
-    boxes = np.array([[6.5, 26.5, 22.5, 52.5], [56.5, 96.5, 68.5, 112.5], [56.5, 110.5, 68.5, 120.5]])
+        mask[10:20, 30:50], mask[60:66, 100:110], mask[30:36, 80:86] = 2, 1, 1
+    boxes = np.array([[6.5, 26.5, 22.5, 52.5], [56.5, 96.5, 68.5, 112.5], [26.5, 76.5, 38.5, 88.5]])
     n = 3 if found else 0
     return Defects(
         mask=mask,
@@ -36,6 +36,8 @@ def record(*, found: bool = True, refused: bool = False, pixel_size: tuple[float
         template="t.png",
         pixel_size=pixel_size,
         unit=None if pixel_size is None else "µm",
+        crs="LOCAL" if found else None,
+        pixel_to_world=np.array([[10.0, 0, 505], [0, -10, 895], [0, 0, 1]]) if found else None,
         provenance=Provenance("0.1.0", "w", "ab12", (("align", True), ("false_alarms", None), ("min_probability", 0.5))),
     )
 
@@ -78,6 +80,7 @@ def test_coco_boxes_are_counted_from_the_corner_and_segments_from_the_mask(tmp_p
         segment = from_run_lengths(annotation["segmentation"]["counts"], tuple(annotation["segmentation"]["size"]))
         x, y, w, h = (int(v) for v in annotation["bbox"])
         assert segment.sum() == annotation["area"]
+        assert run_lengths(segment) == annotation["segmentation"]["counts"]
         assert segment[y : y + h, x : x + w].sum() == annotation["area"]
         assert set(made.mask[segment]) == {annotation["category_id"]}
     boxes, label = boxes_from_coco(tmp_path / "a.coco.json")["a b.png"]

@@ -53,6 +53,23 @@ def test_imagej_pixel_size_is_read(tmp_path: Path, rng: np.random.Generator) -> 
     assert (open_image(tmp_path / "a.tif").pixel_size, open_image(tmp_path / "a.tif").unit) == ((0.5, 0.25), "µm")
 
 
+def test_palette_tiffs_are_refused_and_white_zero_ones_are_turned_over(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = picture(rng)
+    tifffile.imwrite(tmp_path / "p.tif", pixels, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    with pytest.raises(InputError, match="PALETTE"):
+        open_image(tmp_path / "p.tif")
+    tifffile.imwrite(tmp_path / "w.tif", pixels, photometric="miniswhite")
+    np.testing.assert_array_equal(open_image(tmp_path / "w.tif").read(), 255 - pixels)
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="to write"):
+        write_image(tmp_path / "a.gif", np.zeros((4, 5), np.uint8))
+    with pytest.raises(TypeError):
+        write_image(tmp_path / "a.png", np.zeros((4, 5, 3), np.float64))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stack_is_refused_with_its_axes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 20, 30), np.uint8), metadata={"axes": "ZYX"}, photometric="minisblack")
     with pytest.raises(InputError, match="one plane"):

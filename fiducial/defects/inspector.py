@@ -26,7 +26,7 @@ ALIGN_PX = 640  # longest side at which the alignment is estimated
 TRUSTED_ALIGNMENT = 0.6  # least correlation; benchmarks/defects_good_boards.py shows both sides of it
 PIXEL_P = 0.4  # least p of a defect's pixels; focal training is modest, 0.4 did best on the calibration group
 SMALLEST_AREA_PX = 8
-_REFUSAL = f"no alignment to trust: correlation {{:.2f}} of template and sample, needs {TRUSTED_ALIGNMENT}"
+LEAST_COVERAGE = 0.25  # share of the sample that must be compared for a verdict
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,14 @@ class DefectInspector:
     ) -> Defects:
         """Find the defects of a sample; with `align`, lay the template on it first; with `invert`, judge the negatives.
 
-        Nothing is inspected, and the verdict is "refused", where no alignment can be trusted.
+        Nothing is inspected where no alignment can be trusted; the verdict is "refused" then, and also where template and
+        sample have too little in common.
 
         Raises:
             InputError: an image is constant, without finite values, not gray or color, or under 64 px.
         """
         compared = self.compare(sample, template, align=align, invert=invert, progress=progress)
-        refused = compared.template_to_sample is None
+        reason = _reason(compared)
         found = decode(compared.p, compared.kind, self.calibration, min_probability, self.network.config.box_margin_px)
         return Defects(
             mask=found.mask,
@@ -124,12 +125,14 @@ class DefectInspector:
             template_to_sample=compared.template_to_sample,
             alignment_score=compared.alignment_score,
             coverage=compared.coverage,
-            verdict="refused" if refused else "bad" if len(found.score) else "good",
-            reason=_REFUSAL.format(compared.alignment_score) if refused else "",
+            verdict="refused" if reason else "bad" if len(found.score) else "good",
+            reason=reason,
             sample=sample.name,
             template=template.name,
             pixel_size=sample.pixel_size,
             unit=sample.unit,
+            crs=sample.crs,
+            pixel_to_world=sample.pixel_to_world,
             provenance=provenance,
         )
 
@@ -206,6 +209,15 @@ def _bounding_window(window_to_template: Matrix, size: tuple[int, int], template
     y0, x0 = np.maximum(np.floor(corners.min(0)).astype(int) - 2, 0).tolist()
     y1, x1 = np.minimum(np.ceil(corners.max(0)).astype(int) + 3, template_size).tolist()
     return (y0, x0, y1, x1) if y1 - y0 > 1 and x1 - x0 > 1 else None
+
+
+def _reason(compared: Compared) -> str:
+    """Say why there can be no verdict; empty if there can."""
+    if compared.template_to_sample is None:
+        return f"no alignment to trust: correlation {compared.alignment_score:.2f}, needs {TRUSTED_ALIGNMENT}"
+    if compared.coverage < LEAST_COVERAGE:
+        return f"only {compared.coverage:.0%} of the sample could be compared, needs {LEAST_COVERAGE:.0%}"
+    return ""
 
 
 def decode(
