@@ -2,11 +2,11 @@
 
     python recipes/defects_slim.py --data ../shared/data --steps 6500
 
-Lab book. 2026-11-21, two cores of an EPYC with avx512_bf16, bf16, 6,500 steps of 8 crops of 256 px, about 0.75 s each (1.5 hours
-with what else ran there). The shipped file comes from one run in four legs, resumed from its checkpoints: the first 1,400 taught
-negatives without exchanging their classes, and the schedule was drawn for 4,500, then 7,000, then 6,500 steps, so the learning
-rate rose twice between legs. An unbroken run of this file is what reproduces it in kind. Scores: docs/model_cards/defects_slim.md,
-from benchmarks/. Should reach a region F of 0.94 on groups 44000 and 77000, aligned.
+Lab book. 2026-11-21, two cores of an EPYC with avx512_bf16, bf16, 6,500 steps of 8 crops of 256 px, about 0.75 s each (1.5
+hours with what else ran there). The shipped file comes from one run in four legs, resumed from its checkpoints: the first
+1,400 steps taught negatives without exchanging their classes, and the schedule was drawn for 4,500, then 7,000, then 6,500
+steps, so the learning rate rose once between legs. An unbroken run of this file is what reproduces it in kind. Scores:
+docs/model_cards/defects_slim.md, from benchmarks/. Should reach a region F of 0.94 on groups 44000 and 77000, aligned.
 """
 
 import argparse
