@@ -147,7 +147,8 @@ def evaluate_defects(
     from fiducial.images import write_text  # noqa: PLC0415
 
     with _errors():
-        table = evaluate.evaluate_defects_on(data, groups, weights, device)
+        with _Bar("evaluating", hidden=as_json) as bar:
+            table = evaluate.evaluate_defects_on(data, groups, weights, device, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
     _report(table.T.reset_index(), out, as_json=as_json)
 

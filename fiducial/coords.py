@@ -96,9 +96,3 @@ def from_corner_frame(matrix: Float[np.ndarray, "3 3"]) -> Matrix:
 def window_to_image(window_yx: tuple[int, int]) -> Matrix:
     """Return the transform from pixels of a crop to those of the image; `window_yx` is the crop's first pixel."""
     return shift(*window_yx)
-
-
-def largest_move_px(matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> float:
-    """Return the largest distance in pixels by which a transform moves a corner of an image."""
-    corners = corners_yx(size)
-    return float(np.linalg.norm(apply_transform(matrix, corners) - corners, axis=1).max())

@@ -1,6 +1,6 @@
 """Run a family over a dataset and return a table of metrics, one row per case."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from fiducial.device import choose_device, has_fast_bf16
 from fiducial.geometry import warp
 from fiducial.images import from_array
 from fiducial.metrics import Counts
+from fiducial.records import Progress
 from fiducial.regions import label_regions, measure_regions
 
 IOU = 0.33  # DeepPCB's published rule: a detection is true above this
@@ -111,7 +112,11 @@ def inspector_method(inspector: DefectInspector, *, align: bool = True) -> Metho
 
 
 def evaluate_pairs(
-    method: Method, pairs: Iterable[InspectionPair], cases: Sequence[Case] = CASES, seed: int = 0
+    method: Method,
+    pairs: Sequence[InspectionPair],
+    cases: Sequence[Case] = CASES,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Return one row per case; the displacement of pair i is drawn from (seed, i), the same for every method."""
     tallies = [Tally() for _ in cases]
@@ -122,6 +127,8 @@ def evaluate_pairs(
             answer = method(sample, template)
             tally.seconds += perf_counter() - start
             add(tally, pair, answer)
+        if progress is not None:
+            progress(i + 1, len(pairs))
     return pd.DataFrame([{"case": case.name} | summarize(tally) for case, tally in zip(cases, tallies, strict=True)])
 
 
@@ -181,7 +188,9 @@ def summarize(tally: Tally) -> dict[str, float]:
     }
 
 
-def evaluate_defects_on(data: Path, groups: str, source: Path | None, device: str) -> pd.DataFrame:
+def evaluate_defects_on(
+    data: Path, groups: str, source: Path | None, device: str, progress: Progress | None = None
+) -> pd.DataFrame:
     """Evaluate weights on a folder of pairs, as the command line asks.
 
     Raises:
@@ -192,7 +201,7 @@ def evaluate_defects_on(data: Path, groups: str, source: Path | None, device: st
     margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0  # boxes as this data draws them
     loaded.network.config = replace(loaded.network.config, box_margin_px=margin)
     inspector = DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
-    return evaluate_pairs(inspector_method(inspector), pairs)
+    return evaluate_pairs(inspector_method(inspector), pairs, progress=progress)
 
 
 def fit_calibration(

@@ -112,7 +112,7 @@ def _open_pillow(path: Path, kind: Callable[[Path], PillowImage.Image], max_byte
     """Open by the format's own class: it reads the header only, and the budget replaces Pillow's limit on pixels."""
     try:
         with kind(path) as header:
-            turned = header.getexif().get(0x0112, 1) >= 5
+            turned = header.getexif().get(0x0112, 1) >= 5 and _png_depth(path) != 16  # 16-bit PNG is taken as stored
             size = (header.width, header.height) if turned else (header.height, header.width)
             mode = header.mode
     except Exception as error:

@@ -8,7 +8,6 @@ Sample i of a run is drawn from a generator seeded by (seed, i), so a resumed ru
 import csv
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from fiducial.defects.network import BGNet, Config, slim
 from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate import fit_calibration
+from fiducial.images import whole_file, write_text
 from fiducial.records import InputError
 
 SampleT = TypeVar("SampleT")
@@ -119,6 +119,7 @@ def fit(
     average.to(fabric.device)
     start = load_state(out / "state.safetensors", network, average.module, optimizer)
     average.n_averaged.fill_(start)
+    _trim_log(out / "log.csv", start)
     stream = _Stream(
         task.draw, schedule.seed, start * schedule.batch * fabric.world_size + fabric.global_rank, fabric.world_size
     )
@@ -167,11 +168,8 @@ def save_state(path: Path, step: int, network: nn.Module, average: nn.Module, op
     tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in moments.items()}
-    temporary = path.with_name(path.name + ".part")
-    save_file(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata={"step": json.dumps(step)}
-    )
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, {"step": json.dumps(step)})
 
 
 def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -214,6 +212,14 @@ def _log(path: Path, step: int, value: float, seconds: float) -> None:
         if new:
             writer.writerow(["step", "loss", "seconds_per_step"])
         writer.writerow([step, f"{value:.5f}", f"{seconds:.3f}"])
+
+
+def _trim_log(path: Path, step: int) -> None:
+    """Drop the rows after a step, which a resumed run will write again."""
+    if path.exists():
+        header, *rows = path.read_text().splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        write_text(path, "\n".join([header, *kept]) + "\n")
 
 
 def plot_curves(out: Path) -> None:

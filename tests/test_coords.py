@@ -60,7 +60,3 @@ def test_boxes_convert_there_and_back() -> None:
     box = np.array([[0.0, 3.0, 4.0, 9.0]])
     np.testing.assert_array_equal(coords.yx_to_pixel_edges(coords.pixel_edges_to_yx(box)), box)
     np.testing.assert_array_equal(coords.pixel_edges_to_yx(box), [[-0.5, 2.5, 3.5, 8.5]])
-
-
-def test_the_largest_move_is_measured_at_the_corners() -> None:
-    assert coords.largest_move_px(coords.shift(3, 4), (10, 20)) == 5
