@@ -48,6 +48,11 @@ def test_the_budget_is_kept_on_the_good_images(images: int, alarms: int, budget:
     assert threshold == 0 or (score >= threshold).sum() > np.floor(budget * images)
 
 
+def test_the_threshold_is_the_largest_alarm_that_does_not_fit_the_budget() -> None:
+    calibration = with_alarms(Calibration(1.0, 0.0, (), 0), np.array([0.7, 0.9, 0.8]), 1)
+    assert [threshold_for_budget(calibration, k) for k in (1, 2, 3)] == [0.8, 0.7, 0.0]
+
+
 @pytest.mark.parametrize("budget", [-1.0, 0.0, float("nan"), float("inf")])
 def test_budgets_that_mean_nothing_are_refused(budget: float) -> None:
     with pytest.raises(InputError, match="above 0"):

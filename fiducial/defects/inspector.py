@@ -23,7 +23,7 @@ from fiducial.tiles import tiles
 SMALLEST_PX = 64
 TILE_PX, MARGIN_PX = 384, 64
 ALIGN_PX = 640  # longest side at which the alignment is estimated
-TRUSTED_ALIGNMENT = 0.6  # least correlation; benchmarks/defects_good_boards.py shows both sides of it
+TRUSTED_ALIGNMENT = 0.7  # least correlation; benchmarks/defects_good_boards.py shows both sides of it
 PIXEL_P = 0.4  # least p of a defect's pixels; focal training is modest, 0.4 did best on the calibration group
 SMALLEST_AREA_PX = 8
 LEAST_COVERAGE = 0.25  # share of the sample that must be compared for a verdict
