@@ -35,10 +35,10 @@ def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
     keeps it near 1 where the scores say nothing of it.
 
     Raises:
-        ValueError: no scores.
+        InputError: no scores.
     """
     if not len(raw):
-        raise ValueError("calibration needs at least one score, got none")
+        raise InputError("calibration needs at least one detection, got none: train longer, or calibrate on more pairs")
     x, right = _log_odds(raw), int(true.sum())
     target = np.where(true, (right + 1) / (right + 2), 1 / (len(true) - right + 2))
 

@@ -13,7 +13,7 @@ import pytest
 from test_api import board, damaged
 from typer.testing import CliRunner
 
-from fiducial import cli
+from fiducial import cli, weights
 
 FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
 
@@ -143,6 +143,20 @@ def test_training_from_the_shipped_weights_starts_from_them(boards: Path) -> Non
     assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run", "--steps", 2)[0] == 0
     assert (boards / "run" / "weights.safetensors").is_file()
     assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run2", "--classes", "x")[0] == 2
+
+
+def test_training_with_groups_held_out_leaves_calibrated_weights(boards: Path) -> None:
+    pytest.importorskip("lightning", reason="extra `train` is not installed")
+    for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
+        (boards / "pairs" / folder).mkdir(parents=True)
+        for name in ("a_1.png", "b_1.png"):
+            cv2.imwrite(str(boards / "pairs" / folder / name), image)
+    words = ["--data", boards / "pairs", "-o", boards / "run", "--steps", 2, "--hold-out", "b"]
+    assert run("train", "defects", *words)[0] == 0
+    loaded = weights.load("defects", boards / "run" / "weights.safetensors")
+    assert loaded.calibration is not None
+    assert loaded.calibration.good_images == 3
+    assert loaded.network.config.box_margin_px == 0
 
 
 def test_every_command_shows_an_example_that_names_it() -> None:

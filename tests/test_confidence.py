@@ -31,7 +31,7 @@ def test_probabilities_keep_the_order_and_are_never_certain(rng: np.random.Gener
 
 
 def test_no_scores_cannot_be_calibrated() -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(InputError, match="at least one"):
         fit_probability(np.zeros(0), np.zeros(0, bool))
 
 
