@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING
 from fiducial.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fiducial.api import inspect
-    from fiducial.records import Defects, Image, InputError
+    from fiducial.api import inspect, locate
+    from fiducial.records import Defects, Image, InputError, Places
 
-__all__ = ["Defects", "Image", "InputError", "__version__", "inspect"]
+__all__ = ["Defects", "Image", "InputError", "Places", "__version__", "inspect", "locate"]
 
 _HOMES = {
     "inspect": "fiducial.api",
+    "locate": "fiducial.api",
     "Defects": "fiducial.records",
     "Image": "fiducial.records",
     "InputError": "fiducial.records",
+    "Places": "fiducial.records",
 }
 
 

@@ -10,11 +10,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fiducial import weights as weight_files
-from fiducial.confidence import Calibration, threshold_for_budget, with_alarms
+from fiducial.confidence import Calibration, EvidenceCalibration, threshold_for_budget, with_alarms
 from fiducial.defects.inspector import DefectInspector
+from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
-from fiducial.records import Defects, Image, InputError, Progress, Provenance
+from fiducial.places.locator import SCALES, PlaceLocator
+from fiducial.places.network import FTFY
+from fiducial.records import Defects, Image, InputError, Places, Progress, Provenance
 from fiducial.version import VERSION
 
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
@@ -91,7 +94,7 @@ def check_options(
     loaded, inspector = _inspector(weights, device)
     if false_alarms is None:
         return loaded, inspector, min_probability
-    if loaded.calibration is None:
+    if not isinstance(loaded.calibration, Calibration):
         raise InputError(f"weights {loaded.name} are not calibrated: train with --hold-out")
     return loaded, inspector, float(np.nextafter(threshold_for_budget(loaded.calibration, false_alarms), 2))
 
@@ -125,6 +128,7 @@ def calibrate(
             progress(done, len(good))
     if not images:
         raise InputError(f"none of {len(good)} good pairs could be aligned")
+    assert isinstance(loaded.calibration, Calibration)
     found = with_alarms(loaded.calibration, np.concatenate(alarms), images)
     weight_files.save(out, "defects", loaded.network, loaded.card, found)
     return found
@@ -147,4 +151,81 @@ def _inspector(weights: str | Path | None, device: str) -> tuple[weight_files.We
 def _load_inspector(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, DefectInspector]:
     loaded = weight_files.load("defects", weights)
     where = choose_device(device)
+    assert isinstance(loaded.network, BGNet)
+    assert not isinstance(loaded.calibration, EvidenceCalibration)
     return loaded, DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
+
+
+def locate(
+    query: Source,
+    source: Source,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    scale: float | tuple[float, float] | None = None,
+    most: int = 5,
+    min_probability: float = 0.5,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> Places:
+    """Find where in a source a zoomed-in query lies, at any angle, if it lies there at all.
+
+    Args:
+        query: the view to find: gray or RGB(A) (by luminance), at least 32 px a side.
+        source: the overview.
+        weights: a file of one's own; the shipped weights by default.
+        device: "auto" (CUDA if present), "cpu" or "cuda".
+        scale: size of a query's pixel in pixels of the source, within 10 %, or its least and largest value. By default it
+            follows from the pixel sizes if both files state them, and is 0.1 to 1 if not.
+        most: how many places to return at most.
+        min_probability: the least calibrated probability of the best place at which the query counts as found.
+        max_bytes: budget for the pixels of one read.
+        progress: called with (parts done, parts in all).
+
+    Raises:
+        InputError: an image that cannot be read or is constant, a query under 32 px or larger than the source.
+    """
+    sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)
+    if most < 1:
+        raise InputError(f"most must be at least 1, got {most}")
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    scales = _scales(sought, overview, scale)
+    loaded, locator = load_locator(weights, device)
+    made = Provenance(
+        VERSION,
+        loaded.name,
+        loaded.sha256,
+        (
+            ("calibrated", loaded.calibration is not None),
+            ("least_scale", scales[0]),
+            ("largest_scale", scales[1]),
+            ("min_probability", min_probability),
+            ("most", most),
+        ),
+    )
+    return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=min_probability, progress=progress)
+
+
+def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
+    """Return the range of scales to search: as stated, as the pixel sizes say, or all."""
+    if isinstance(scale, tuple):
+        return scale
+    if scale is None and query.pixel_size and source.pixel_size and query.unit == source.unit:
+        scale = query.pixel_size[0] / source.pixel_size[0]
+    return SCALES if scale is None else (scale / 1.1, scale * 1.1)
+
+
+def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:
+    """Load weights once per process, device and version of the file."""
+    changed = Path(weights).stat().st_mtime_ns if weights is not None and Path(weights).is_file() else 0
+    return _load_locator(None if weights is None else str(weights), device, changed)
+
+
+@lru_cache(maxsize=4)
+def _load_locator(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, PlaceLocator]:
+    loaded = weight_files.load("places", weights)
+    where = choose_device(device)
+    assert isinstance(loaded.network, FTFY)
+    assert not isinstance(loaded.calibration, Calibration)
+    return loaded, PlaceLocator(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

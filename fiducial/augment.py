@@ -114,3 +114,46 @@ def photograph(image: Gray, rng: np.random.Generator, strength: float) -> Gray:
     out = blur(out, float(rng.uniform(0, 1.6 * strength)))
     out = out * np.float32(1 + rng.uniform(-0.25, 0.15) * strength) + np.float32(rng.uniform(-0.12, 0.12) * strength)
     return add_noise(out, rng, float(rng.uniform(0, 0.1) * strength))
+
+
+def invert(image: Gray) -> Gray:
+    """Return the negative about intensity 1/2."""
+    return 1 - image
+
+
+def gradient_look(image: Gray, sigma_px: float) -> Gray:
+    """Return the gradient's magnitude at a scale, as an edge-sensitive detector sees, brought to about [0, 1]."""
+    smooth = cv2.GaussianBlur(image, (0, 0), sigma_px)
+    dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
+    magnitude = cv2.magnitude(dx, dy)
+    return magnitude / max(float(np.quantile(magnitude[::2, ::2], 0.98)), 1e-6)
+
+
+def random_tones(image: Gray, rng: np.random.Generator) -> Gray:
+    """Map intensities through a random smooth curve from [0, 1] to [0, 1] that need not be monotone."""
+    knots = rng.uniform(0, 1, 5)
+    curve = np.interp(np.linspace(0, 1, 64), np.linspace(0, 1, 5), knots)
+    curve = (curve - curve.min()) / max(float(np.ptp(curve)), 1e-6)
+    return np.interp(np.clip(image, 0, 1), np.linspace(0, 1, 64), curve).astype(np.float32)
+
+
+def charge(image: Gray, rng: np.random.Generator, strength: float) -> Gray:
+    """Brighten and darken whole scan lines and some patches, as a specimen does that charges under the beam."""
+    h, w = image.shape
+    lines = cv2.resize(rng.normal(0, 1, (max(2, h // 6), 1)).astype(np.float32), (1, h), interpolation=cv2.INTER_LINEAR)
+    bright = np.maximum(smooth_field(rng, (h, w), 3) - 0.5, 0)
+    return image + np.float32(0.08 * strength) * lines + np.float32(rng.uniform(-0.2, 0.4) * strength) * bright
+
+
+def scan_drift(rng: np.random.Generator, size: tuple[int, int], amplitude_px: float) -> GeometricMap:
+    """Draw a displacement (H, W, 2) that is the same along a scan line: slow drift of deviation `amplitude_px`, and jitter."""
+    h, w = size
+    slow = cv2.resize(rng.normal(0, amplitude_px, (4, 2)).astype(np.float32), (2, h), interpolation=cv2.INTER_CUBIC)
+    slow[:, 1] += rng.normal(0, 0.15 * amplitude_px, h)
+    return np.broadcast_to(slow[:, None], (h, w, 2)).astype(np.float32)
+
+
+def add_shot_noise(image: Gray, rng: np.random.Generator, sigma: float) -> Gray:
+    """Add noise whose deviation grows with the root of the intensity, `sigma` at intensity 1."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    return image + noise * np.sqrt(np.clip(image, 0.05, None)) * np.float32(sigma)

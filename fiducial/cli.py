@@ -83,6 +83,45 @@ def inspect(
     raise typer.Exit(runs.exit_status(outcomes))
 
 
+@app.command()
+def locate(
+    query: Annotated[Path, typer.Argument(help="View to find, or a folder of them.", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(help="Overviews, or folders of them.", show_default=False)],
+    *,
+    out: Out = Path("fiducial-out"),
+    weights: Weights = None,
+    device: Device = "auto",
+    scale: Annotated[
+        float | None, typer.Option(help="Size of a query's pixel in the source's; by the files' pixel sizes, or 0.1 to 1.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Places to report at most.")] = 5,
+    min_probability: Annotated[float, typer.Option(help="Least probability at which a query counts as found.")] = 0.5,
+    max_bytes: MaxBytes = FOUR_GIB,
+    as_json: AsJson = False,
+) -> None:
+    """Find where a zoomed-in view lies in an overview: corners, scale, angle, probability, or "not here".
+
+    Of many sources, each query finds its own. Exit status: 0 done (found), 1 some inputs of many failed, 2 bad input, 3 not
+    found (one query).
+
+    Example: fiducial locate zoom.tif overview.tif -o results
+    """
+    from functools import partial  # noqa: PLC0415
+
+    from fiducial import api, searches  # noqa: PLC0415
+
+    with _errors():
+        queries, overviews = searches.list_inputs([query]), searches.list_inputs(sources)
+        with _Bar("searching", hidden=as_json) as bar:
+            verb = partial(
+                api.locate, weights=weights, device=device, scale=scale, most=most,
+                min_probability=min_probability, max_bytes=max_bytes,
+            )  # fmt: skip
+            done = list(searches.run_searches(queries, overviews, verb, out, max_bytes, bar.jobs))
+    _report(searches.summary(done), out, as_json=as_json)
+    raise typer.Exit(searches.exit_status(done))
+
+
 @calibrate_app.command("defects")
 def calibrate_defects(
     *,
@@ -127,6 +166,52 @@ def train_defects(
 
         train.train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
     typer.echo(f"{out / 'weights.safetensors'}")
+
+
+@train_app.command("places")
+def train_places(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of images to cut views from.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Training steps of 16 blocks.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+) -> None:
+    """Train on images of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    A fifth of the images, the last by name, is held out: probabilities are fitted on it.
+
+    Example: fiducial train places --data my_micrographs -o runs/mine
+    """
+    with _errors():
+        from fiducial import train  # noqa: PLC0415
+
+        train.train_places_on(data, out, steps, start=start, scratch=scratch)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+@evaluate_app.command("places")
+def evaluate_places(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of images to cut cases from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write.")],
+    cases: Annotated[int, typer.Option(help="How many cases to draw.")] = 120,
+    weights: Weights = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure on views cut from your images, turned, reduced, re-exposed, and on absent ones.
+
+    Example: fiducial evaluate places --data my_micrographs -o scores.csv
+    """
+    from fiducial import api, evaluate_places  # noqa: PLC0415
+    from fiducial.images import write_text  # noqa: PLC0415
+
+    with _errors():
+        with _Bar("evaluating", hidden=as_json) as bar:
+            table = evaluate_places.evaluate_places_on(data, api.load_locator(weights, device)[1], cases, bar.jobs)
+        write_text(out, table.to_csv(index=False, lineterminator="\n"))
+    _report(table.T.reset_index(), out, as_json=as_json)
 
 
 @evaluate_app.command("defects")

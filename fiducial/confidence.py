@@ -28,6 +28,53 @@ class Calibration:
     good_images: int
 
 
+@dataclass(frozen=True)
+class EvidenceCalibration:
+    """How several pieces of evidence for one answer become its probability: a logistic regression.
+
+    Attributes:
+        names: of the pieces. mean, deviation: of each over the cases it was fitted on. weight: of each, standardized.
+        intercept: log-odds where every piece has its mean.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    weight: tuple[float, ...]
+    intercept: float
+
+
+def fit_evidence(
+    names: tuple[str, ...], evidence: Float64[np.ndarray, "n k"], true: Bool[np.ndarray, " n"]
+) -> EvidenceCalibration:
+    """Fit the logistic regression from evidence to probability, with Platt's targets and a weak normal prior on the weights.
+
+    Raises:
+        InputError: no cases.
+    """
+    if not len(true):
+        raise InputError("calibration needs at least one answer, got none: train longer, or calibrate on more images")
+    mean, deviation = evidence.mean(axis=0), np.maximum(evidence.std(axis=0), 1e-6)
+    x, target = (evidence - mean) / deviation, _platt_targets(true)
+
+    def loss(parameters: Float64[np.ndarray, " k"]) -> float:
+        z = x @ parameters[1:] + parameters[0]
+        return float((np.logaddexp(0, z) - target * z).sum() + (parameters[1:] ** 2).sum() / 2)
+
+    found = minimize(loss, np.zeros(1 + len(names))).x
+    return EvidenceCalibration(
+        names, tuple(mean.tolist()), tuple(deviation.tolist()), tuple(found[1:].tolist()), float(found[0])
+    )
+
+
+def evidence_to_probability(
+    calibration: EvidenceCalibration, evidence: Float64[np.ndarray, "n k"]
+) -> Float64[np.ndarray, " n"]:
+    """Map evidence, in the order of the calibration's names, to probabilities."""
+    x = (evidence - np.array(calibration.mean)) / np.array(calibration.deviation)
+    return expit(x @ np.array(calibration.weight) + calibration.intercept)
+
+
 def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:
     """Return slope and intercept of the logistic map from raw scores to probabilities (Platt 1999).
 
@@ -39,8 +86,7 @@ def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
     """
     if not len(raw):
         raise InputError("calibration needs at least one detection, got none: train longer, or calibrate on more pairs")
-    x, right = _log_odds(raw), int(true.sum())
-    target = np.where(true, (right + 1) / (right + 2), 1 / (len(true) - right + 2))
+    x, target = _log_odds(raw), _platt_targets(true)
 
     def loss(parameters: Float64[np.ndarray, " 2"]) -> float:
         z = np.exp(parameters[0]) * x + parameters[1]
@@ -48,6 +94,11 @@ def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
 
     log_slope, intercept = minimize(loss, np.zeros(2)).x
     return float(np.exp(log_slope)), float(intercept)
+
+
+def _platt_targets(true: Bool[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    right = int(true.sum())
+    return np.where(true, (right + 1) / (right + 2), 1 / (len(true) - right + 2))
 
 
 def to_probability(calibration: Calibration, raw: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

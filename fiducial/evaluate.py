@@ -14,6 +14,7 @@ from fiducial.confidence import Calibration
 from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
 from fiducial.defects.inspector import DefectInspector, Found, decode
+from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.geometry import warp
 from fiducial.images import from_array
@@ -199,8 +200,11 @@ def evaluate_defects_on(
     pairs = read_pairs(data, tuple(name for name in groups.split(",") if name))
     loaded, where = weights.load("defects", source), choose_device(device)
     margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0  # boxes as this data draws them
-    loaded.network.config = replace(loaded.network.config, box_margin_px=margin)
-    inspector = DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
+    network, calibration = loaded.network, loaded.calibration
+    assert isinstance(network, BGNet)
+    assert calibration is None or isinstance(calibration, Calibration)
+    network.config = replace(network.config, box_margin_px=margin)
+    inspector = DefectInspector(network, calibration, where, bf16=has_fast_bf16(where))
     return evaluate_pairs(inspector_method(inspector), pairs, progress=progress)
 
 

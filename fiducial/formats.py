@@ -1,30 +1,25 @@
 """Write records in the formats that people use, and read them back.
 
-CSV: one row per defect. JSON: the whole record, mask as run lengths. COCO: boxes x, y, width, height from the image's
-corner. TIFF: the mask of classes. PNG: an overlay. Each file appears whole or not at all.
+CSV: one row per defect or place. JSON: the whole record, masks as run lengths. COCO: boxes x, y, width, height from the
+image's corner. GeoJSON: outlines, x before y. TIFF: the mask of classes. PNG: an overlay. Each file appears whole or not at
+all.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, Shaped, UInt8
-from PIL import Image as PillowImage
+from jaxtyping import Float64, Int, Shaped
 
-from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
-from fiducial.images import to_gray, write_image, write_json, write_text
-from fiducial.records import Defects, InputError, Provenance
+from fiducial.coords import apply_transform, image_center_yx, pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.drawing import draw_defects, draw_places
+from fiducial.images import write_image, write_json, write_text
+from fiducial.records import Defects, InputError, Places, Provenance
 from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
-
-OVERLAY_PX = 4096  # longest side of an overlay
-
-# Colors of classes 1, 2, ... on overlays: Okabe & Ito's, told apart by color-blind readers too.
-_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 def save_defects(record: Defects, path: Path) -> None:
@@ -93,12 +88,16 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
             )
         ],
         "mask": {str(k): run_lengths(record.mask == k) for k in np.unique(record.mask[record.mask > 0]).tolist()},
-        "provenance": {
-            "version": record.provenance.version,
-            "weights": record.provenance.weights,
-            "sha256": record.provenance.sha256,
-            "parameters": dict(record.provenance.parameters),
-        },
+        "provenance": _made(record.provenance),
+    }
+
+
+def _made(provenance: Provenance) -> dict[str, Any]:
+    return {
+        "version": provenance.version,
+        "weights": provenance.weights,
+        "sha256": provenance.sha256,
+        "parameters": dict(provenance.parameters),
     }
 
 
@@ -155,8 +154,12 @@ def _record_from(stated: dict[str, Any]) -> Defects:
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=_matrix(stated["pixel_to_world"]),
-        provenance=Provenance(made["version"], made["weights"], made["sha256"], tuple(made["parameters"].items())),
+        provenance=_provenance(made),
     )
+
+
+def _provenance(stated: dict[str, Any]) -> Provenance:
+    return Provenance(stated["version"], stated["weights"], stated["sha256"], tuple(stated["parameters"].items()))
 
 
 def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
@@ -223,48 +226,137 @@ def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], In
     return out
 
 
-def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
-    """Draw tinted masks, boxes and class names over the sample or a reduced copy of it, and the verdict.
+PLACE_FORMATS = (".csv", ".json", ".geojson", ".png")
 
-    Over black, at most `OVERLAY_PX` a side, if no image is given.
+
+def save_places(record: Places, path: Path) -> None:
+    """Write places in the format that the suffix names.
+
+    Raises:
+        InputError: an unknown suffix.
     """
-    factor = min(1.0, OVERLAY_PX / max(record.size)) if image is None else image.shape[1] / record.size[1]
-    size = (round(record.size[0] * factor), round(record.size[1] * factor)) if image is None else image.shape[:2]
-    canvas = np.zeros((*size, 3), np.uint8) if image is None else _to_rgb(image)
-    mask = record.mask if size == record.size else cv2.resize(record.mask, size[::-1], interpolation=cv2.INTER_NEAREST)
-    for k in np.unique(mask[mask > 0]).tolist():
-        own = mask == k
-        canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
-    thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
-    edges = yx_to_pixel_edges(record.boxes_yxyx) * factor
-    for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
-        y0, x0, y1, x1 = box.round().astype(int).tolist()
-        color = _COLORS[(label - 1) % len(_COLORS)]
-        cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), color, thickness)
-        _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 16 else y1 + 14), font, color)
-    text = record.verdict + (f": {len(record)}" if record.verdict == "bad" else "")
-    color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
-    _write(canvas, text, (6, round(30 * font) + 6), 1.6 * font, color)
-    return PillowImage.fromarray(canvas)
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        write_json(path, places_to_json(record))
+    elif suffix == ".csv":
+        write_text(path, places_to_frame(record).to_csv(index=False, lineterminator="\n"))
+    elif suffix == ".geojson":
+        write_json(path, places_to_geojson(record))
+    elif suffix == ".png":
+        write_image(path, np.asarray(draw_places(record, None, None)))
+    else:
+        raise InputError(f"expected one of {', '.join(PLACE_FORMATS)}, got {path.name}")
 
 
-def _write(
-    canvas: UInt8[np.ndarray, "h w 3"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
-) -> None:
-    """Write text with a dark outline; moved left if it would leave the picture."""
-    thickness = max(1, round(1.6 * font))
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
-    x, y = max(1, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1]
-    outline = [(dx, dy, (20, 20, 20)) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
-    for dx, dy, shade in [*outline, (0, 0, color)]:
-        cv2.putText(canvas, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)
+def places_to_frame(record: Places) -> pd.DataFrame:
+    """Return one row per place: center, corners, scale and angle; also in the source's unit and map coordinates, if it has any.
+
+    The corners 0 to 3 are the query's top left, top right, bottom right and bottom left.
+    """
+    center = _centers(record)
+    columns: dict[str, Any] = {
+        "probability": record.score.round(4),
+        "correlation": record.correlation.round(4),
+        "y_px": center[:, 0],
+        "x_px": center[:, 1],
+        "scale": record.scale,
+        "angle_deg": record.angle_deg,
+    }
+    for i in range(4):
+        columns |= {f"corner{i}_y_px": record.corners_yx[:, i, 0], f"corner{i}_x_px": record.corners_yx[:, i, 1]}
+    if record.pixel_size is not None:
+        unit = (record.unit or "µm").replace("µ", "u")
+        columns |= {f"y_{unit}": center[:, 0] * record.pixel_size[0], f"x_{unit}": center[:, 1] * record.pixel_size[1]}
+    if record.pixel_to_world is not None:
+        world = apply_transform(record.pixel_to_world, center)
+        columns |= {"map_x": world[:, 1], "map_y": world[:, 0]}
+    return pd.DataFrame(columns)
 
 
-def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
-    gray = np.nan_to_num(to_gray(image, "the image"))
-    low, high = np.percentile(gray, [0.5, 99.5])
-    if high <= low:
-        low, high = float(gray.min()), float(gray.max())
-    scale = 255 / (high - low) if high > low else 0.0
-    shown = np.clip((gray - low) * scale, 0, 255).astype(np.uint8)
-    return np.repeat(shown[..., None], 3, axis=2)
+def _centers(record: Places) -> Float64[np.ndarray, "n 2"]:
+    middle = np.array([image_center_yx(record.query_size)])
+    return np.array([apply_transform(matrix, middle)[0] for matrix in record.query_to_source]).reshape(-1, 2)
+
+
+def places_to_json(record: Places) -> dict[str, Any]:
+    """Return a record as JSON values; `places_from_json` reads it back."""
+    return {
+        "format": "fiducial.places/1",
+        "query": record.query,
+        "source": record.source,
+        "query_size_yx": list(record.query_size),
+        "source_size_yx": list(record.source_size),
+        "found": record.found,
+        "reason": record.reason,
+        "scales": list(record.scales),
+        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
+        "unit": record.unit,
+        "crs": record.crs,
+        "pixel_to_world": _rows(record.pixel_to_world),
+        "places": [
+            {"score": score, "correlation": correlation, "corners_yx": corners, "query_to_source": matrix}
+            for score, correlation, corners, matrix in zip(
+                record.score.tolist(),
+                record.correlation.tolist(),
+                record.corners_yx.tolist(),
+                record.query_to_source.tolist(),
+                strict=True,
+            )
+        ],
+        "provenance": _made(record.provenance),
+    }
+
+
+def places_from_json(path: Path) -> Places:
+    """Read a record that `places_to_json` described.
+
+    Raises:
+        InputError: not such a file.
+    """
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if stated["format"] != "fiducial.places/1":
+            raise InputError(f"expected format fiducial.places/1, {path} states {stated['format']!r}")
+        places, pixel_size = stated["places"], stated["pixel_size_yx"]
+        return Places(
+            corners_yx=np.array([place["corners_yx"] for place in places], np.float64).reshape(-1, 4, 2),
+            score=np.array([place["score"] for place in places], np.float64),
+            query_to_source=np.array([place["query_to_source"] for place in places], np.float64).reshape(-1, 3, 3),
+            correlation=np.array([place["correlation"] for place in places], np.float64),
+            found=stated["found"],
+            reason=stated["reason"],
+            query=stated["query"],
+            source=stated["source"],
+            query_size=tuple(stated["query_size_yx"]),
+            source_size=tuple(stated["source_size_yx"]),
+            scales=tuple(stated["scales"]),
+            pixel_size=None if pixel_size is None else tuple(pixel_size),
+            unit=stated["unit"],
+            crs=stated["crs"],
+            pixel_to_world=_matrix(stated["pixel_to_world"]),
+            provenance=_provenance(stated["provenance"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a record of places: {error!r}") from error
+
+
+def places_to_geojson(record: Places) -> dict[str, Any]:
+    """Return outlines as GeoJSON polygons: in map coordinates where the source has them, else in pixels from its corner."""
+    features = []
+    for i, corners in enumerate(record.corners_yx):
+        if record.pixel_to_world is None:
+            outline = yx_to_pixel_edges(np.hstack([corners, corners]))[:, :2]
+        else:
+            outline = apply_transform(record.pixel_to_world, corners)
+        ring = outline[[0, 1, 2, 3, 0], ::-1].tolist()
+        properties = {
+            "query": record.query,
+            "source": record.source,
+            "probability": float(record.score[i]),
+            "scale": float(record.scale[i]),
+            "angle_deg": float(record.angle_deg[i]),
+        }
+        features.append({"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+    return {"type": "FeatureCollection", "features": features}

@@ -8,15 +8,19 @@ Glossary
 Each block that replaces a library's is tested against a plain loop or a published formula.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fiducial.coords import sample_bilinear
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def conv_norm(
@@ -31,6 +35,18 @@ def conv_norm(
     """Build convolution, batch normalization and activation; padding keeps the size at stride 1."""
     conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.Identity() if act is None else act)
+
+
+def fold_norms(network: NetworkT) -> NetworkT:
+    """Return a copy for inference in which each batch normalization that follows a convolution is part of it."""
+    folded = deepcopy(network).eval()
+    for block in folded.modules():
+        if isinstance(block, nn.Sequential):
+            for i in range(len(block) - 1):
+                conv, norm = block[i], block[i + 1]
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return folded
 
 
 class BasicBlock(nn.Module):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64, UInt8
 
@@ -125,3 +126,28 @@ def calibration_error(probability: Float64[np.ndarray, " n"], true: Bool[np.ndar
     which = np.minimum((probability * bins).astype(int), bins - 1)
     gaps = [abs(probability[which == b].mean() - true[which == b].mean()) * (which == b).sum() for b in np.unique(which)]
     return float(sum(gaps) / len(probability))
+
+
+def quad_iou(a_yx: Float64[np.ndarray, "4 2"], b_yx: Float64[np.ndarray, "4 2"]) -> float:
+    """Return the intersection over union of two convex quadrilaterals."""
+    a, b = (np.ascontiguousarray(quad[:, ::-1], dtype=np.float32) for quad in (a_yx, b_yx))
+    shared, _ = cv2.intersectConvexConvex(a, b)
+    area = cv2.contourArea(a) + cv2.contourArea(b) - shared
+    return float(shared / area) if area > 0 else 0.0
+
+
+def corner_error(found_yx: Float64[np.ndarray, "4 2"], true_yx: Float64[np.ndarray, "4 2"]) -> float:
+    """Return the mean distance of corners in parts of the true box's mean side."""
+    side = np.linalg.norm(true_yx - np.roll(true_yx, 1, axis=0), axis=1).mean()
+    return float(np.linalg.norm(found_yx - true_yx, axis=1).mean() / side)
+
+
+def false_accept_rate(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"], accept: float = 0.95) -> float:
+    """Return the share of absent cases that score as high as the best `accept` of the present ones."""
+    return float((absent >= np.quantile(present, 1 - accept)).mean())
+
+
+def auroc(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"]) -> float:
+    """Return the chance that a present case scores above an absent one; ties count half."""
+    above, equal = (present[:, None] > absent).mean(), (present[:, None] == absent).mean()
+    return float(above + equal / 2)

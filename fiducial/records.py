@@ -133,6 +133,73 @@ class Defects:
 
     def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
         """Draw masks and boxes over `image` (the sample's pixels), over black if it is not given."""
-        from fiducial.formats import draw_defects  # noqa: PLC0415 (a record's door to the formats above it)
+        from fiducial.drawing import draw_defects  # noqa: PLC0415 (a record's door to the drawings above it)
 
         return draw_defects(self, image)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a query lies in a source, most probable place first.
+
+    Attributes:
+        corners_yx: outer corners of the query in pixels of the source, from the query's top left, clockwise on the query.
+        score: calibrated probability that the query lies there (IoU above 0.7).
+        query_to_source: similarity of (x, y, 1), from pixels of the query to pixels of the source.
+        correlation: normalized correlation, without sign, of the query with the source at each place.
+        found: whether the most probable place reaches the least probability asked for. reason: if not, why.
+        query_size, source_size: height and width in pixels.
+        scales: least and largest size of a query's pixel, in pixels of the source, that was searched.
+        pixel_size, unit, crs, pixel_to_world: of the source, as in `Image`.
+    """
+
+    corners_yx: Float64[np.ndarray, "n 4 2"]
+    score: Float64[np.ndarray, " n"]
+    query_to_source: Float64[np.ndarray, "n 3 3"]
+    correlation: Float64[np.ndarray, " n"]
+    found: bool
+    reason: str
+    query: str
+    source: str
+    query_size: tuple[int, int]
+    source_size: tuple[int, int]
+    scales: tuple[float, float]
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    crs: str | None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        """Return the number of places, those under the least probability included."""
+        return len(self.score)
+
+    @property
+    def scale(self) -> Float64[np.ndarray, " n"]:
+        """Size of a query's pixel in pixels of the source."""
+        return np.sqrt(np.abs(np.linalg.det(self.query_to_source[:, :2, :2])))
+
+    @property
+    def angle_deg(self) -> Float64[np.ndarray, " n"]:
+        """Angle by which the query's x axis is turned towards y in the source, in degrees from -180 to 180."""
+        return np.rad2deg(np.arctan2(self.query_to_source[:, 1, 0], self.query_to_source[:, 0, 0]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per place: probability, center, scale, angle and corners, in pixels and in the source's unit."""
+        from fiducial.formats import places_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return places_to_frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record; the suffix chooses the format: .csv, .json, .geojson (map coordinates), .png (an overlay)."""
+        from fiducial.formats import save_places  # noqa: PLC0415 (a record's door to the formats above it)
+
+        save_places(self, Path(path))
+
+    def plot(
+        self, source: Shaped[np.ndarray, "h w *c"] | None = None, query: Shaped[np.ndarray, "i j *c"] | None = None
+    ) -> PillowImage.Image:
+        """Draw the places over `source` (its pixels; black if not given), and `query` beside it and into the best place."""
+        from fiducial.drawing import draw_places  # noqa: PLC0415 (a record's door to the drawings above it)
+
+        return draw_places(self, source, query)

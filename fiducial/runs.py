@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fiducial.datasets import list_images
-from fiducial.formats import OVERLAY_PX, draw_defects
+from fiducial.drawing import OVERLAY_PX, draw_defects
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
 from fiducial.records import Defects, InputError
 
@@ -96,16 +96,19 @@ def jobs_from_csv(path: Path) -> list[Job]:
 
 
 def _named(pairs: list[tuple[Path, Path]]) -> list[Job]:
-    """Name jobs by their samples; samples of one name in different folders are numbered."""
-    jobs: list[Job] = []
-    used: set[str] = set()
-    for sample, template in pairs:
-        name, n = sample.stem, 2
-        while name in used:
-            name, n = f"{sample.stem}_{n}", n + 1
-        used.add(name)
-        jobs.append(Job(name, sample, template))
-    return jobs
+    names = unique_names([sample for sample, _ in pairs])
+    return [Job(name, sample, template) for name, (sample, template) in zip(names, pairs, strict=True)]
+
+
+def unique_names(paths: list[Path]) -> list[str]:
+    """Name files by their stems; those of one stem in different folders are numbered."""
+    names: list[str] = []
+    for path in paths:
+        name, n = path.stem, 2
+        while name in names:
+            name, n = f"{path.stem}_{n}", n + 1
+        names.append(name)
+    return names
 
 
 def run(jobs: list[Job], inspect: Callable[[Path, Path], Defects], out: Path, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:

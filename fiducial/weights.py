@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from fiducial.confidence import Calibration
+from fiducial.confidence import Calibration, EvidenceCalibration
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
 from fiducial.images import whole_file
+from fiducial.places.network import FTFY, TripletNet
+from fiducial.places.network import Config as PlacesConfig
 from fiducial.records import InputError
 
 FOLDER = Path(__file__).parent / "weights"
@@ -29,8 +31,13 @@ SHIPPED: Mapping[str, tuple[str, str]] = {
     "defects": ("defects_slim.safetensors", "7f2ad443dec0bb39beaa4a78953a0afd12102a4324a2d9b9ba726fb30c5632b8"),
 }
 
-FAMILIES: Mapping[str, tuple[type[DefectsConfig], type[BGNet]]] = {
-    "defects": (DefectsConfig, BGNet),
+Network = BGNet | FTFY | TripletNet
+
+# What each file may hold: configuration, network and calibration. Triplets are what places are compared with.
+FAMILIES: Mapping[str, tuple[type[Any], type[Any], type[Any]]] = {
+    "defects": (DefectsConfig, BGNet, Calibration),
+    "places": (PlacesConfig, FTFY, EvidenceCalibration),
+    "triplets": (PlacesConfig, TripletNet, Calibration),
 }
 
 
@@ -41,19 +48,25 @@ class Weights:
     Attributes:
         name: file name without suffix. sha256: of the file.
         network: in evaluation mode, float32.
-        calibration: from raw scores to probabilities and false alarms; None in weights fresh from training.
+        calibration: from raw scores or evidence to probabilities; None in weights fresh from training.
         card: data, license, recipe and scores, as text by title.
     """
 
     name: str
     sha256: str
     family: str
-    network: BGNet
-    calibration: Calibration | None
+    network: Network
+    calibration: Calibration | EvidenceCalibration | None
     card: Mapping[str, str]
 
 
-def save(path: Path, family: str, network: BGNet, card: Mapping[str, str], calibration: Calibration | None = None) -> None:
+def save(
+    path: Path,
+    family: str,
+    network: Network,
+    card: Mapping[str, str],
+    calibration: Calibration | EvidenceCalibration | None = None,
+) -> None:
     """Write a network to a file, making its folder; the file appears whole or not at all."""
     parameters = {name for name, _ in network.named_parameters()}
     tensors = {
@@ -93,15 +106,15 @@ def load(family: str, source: str | Path | None = None) -> Weights:
         config, stated, card = (json.loads(header[name]) for name in ("config", "calibration", "card"))
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a damaged header: {error!r}") from error
-    config_type, network_type = FAMILIES[family]
+    config_type, network_type, calibration_type = FAMILIES[family]
     network = network_type(config_type(**_strict(config_type, config, path)))
     _fill(network, tensors, path)
-    calibration = None if stated is None else Calibration(**_strict(Calibration, stated, path))
+    calibration = None if stated is None else calibration_type(**_strict(calibration_type, stated, path))
     return Weights(path.stem, digest, family, network.eval(), calibration, card)
 
 
 def _locate(family: str, source: str | Path | None) -> tuple[Path, str]:
-    shipped, digest = SHIPPED[family]
+    shipped, digest = SHIPPED.get(family, ("", ""))
     if source is None or str(source) == Path(shipped).stem:
         return FOLDER / shipped, digest
     if not Path(source).is_file():

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiducial.confidence import Calibration, fit_probability, threshold_for_budget, to_probability, with_alarms
+from fiducial.confidence import (
+    Calibration,
+    evidence_to_probability,
+    fit_evidence,
+    fit_probability,
+    threshold_for_budget,
+    to_probability,
+    with_alarms,
+)
 from fiducial.metrics import calibration_error
 from fiducial.records import InputError
 
@@ -57,3 +65,22 @@ def test_the_threshold_is_the_largest_alarm_that_does_not_fit_the_budget() -> No
 def test_budgets_that_mean_nothing_are_refused(budget: float) -> None:
     with pytest.raises(InputError, match="above 0"):
         threshold_for_budget(Calibration(1.0, 0.0, (), 10), budget)
+
+
+def test_evidence_becomes_calibrated_probabilities(rng: np.random.Generator) -> None:
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        evidence = rng.normal([3, 100], [1, 20], (n, 2))
+        return evidence, rng.random(n) < 1 / (1 + np.exp(-2 * (evidence[:, 0] - 3) + 0.05 * (evidence[:, 1] - 100)))
+
+    fitted = fit_evidence(("a", "b"), *draw(4000))
+    evidence, true = draw(4000)
+    assert calibration_error(evidence_to_probability(fitted, evidence), true) < 0.04
+    assert fitted.weight[0] > 0 > fitted.weight[1]
+    assert evidence_to_probability(fitted, np.zeros((0, 2))).shape == (0,)
+
+
+def test_evidence_of_one_kind_alone_gives_finite_doubt() -> None:
+    fitted = fit_evidence(("a",), np.arange(5.0)[:, None], np.ones(5, dtype=bool))
+    assert 0.5 < evidence_to_probability(fitted, np.array([[2.0]]))[0] < 0.95
+    with pytest.raises(InputError, match="at least one"):
+        fit_evidence(("a",), np.zeros((0, 1)), np.zeros(0, dtype=bool))

@@ -10,23 +10,24 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fiducial"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-FAMILIES = ("defects",)
+FAMILIES = ("defects", "places")
 
 LEVELS = (
     {"version", "coords"},
     {"records", "layers", "regions"},
     {"images", "device"},
-    {"formats", "geometry", "metrics", "augment"},
-    {"synth", "tiles", "datasets", "confidence"},
+    {"drawing", "geometry", "metrics", "augment"},
+    {"formats", "matching", "synth", "tiles", "datasets", "confidence"},
     set(FAMILIES),
     {"weights"},
-    {"evaluate"},
+    {"evaluate", "evaluate_places"},
     {"train", "api"},
     {"runs"},
+    {"searches"},
     {"cli"},
 )
-# A record's save, to_frame and plot are doors to the formats above it.
-EXCEPTIONS = {("records", "formats")}
+# A record's save, to_frame and plot are doors to the formats and drawings above it.
+EXCEPTIONS = {("records", "formats"), ("records", "drawing")}
 
 
 def room(path: Path) -> str:

@@ -9,7 +9,9 @@ from scipy.ndimage import map_coordinates
 from fiducial.layers import (
     DeformableConv2d,
     build_encoder,
+    conv_norm,
     deformable_conv2d,
+    fold_norms,
     linear_attention,
     matching_log_probability,
     mutual_matches,
@@ -138,3 +140,15 @@ def test_deformable_convolution_equals_a_loop() -> None:
             value = np.array([map_coordinates(p, np.array(place) + 4, order=1)[0] for p in padded])
             total += mask[0, k, y, column].item() * (weight[:, :, k // 3, k % 3].numpy() @ value)
         np.testing.assert_allclose(got[0, :, y, column].numpy(), total, atol=1e-9)
+
+
+def test_folded_normalization_changes_nothing_but_the_work() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(conv_norm(2, 5, act=torch.nn.ReLU()), conv_norm(5, 3, 1, act=None))
+    image = torch.randn(2, 2, 9, 7)
+    for _ in range(3):
+        network(3 * image + 1)  # gathers statistics
+    folded = fold_norms(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(image), network.eval()(image))
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())

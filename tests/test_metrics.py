@@ -58,3 +58,23 @@ def test_calibration_error_of_honest_and_boastful_probabilities(rng: np.random.G
     true = rng.random(40_000) < p
     assert metrics.calibration_error(p, true) < 0.02
     assert metrics.calibration_error(np.ones(100), np.arange(100) < 30) == pytest.approx(0.7)
+
+
+def test_quad_iou_of_squares_is_their_areas() -> None:
+    square = np.array([[0.0, 0], [0, 10], [10, 10], [10, 0]])
+    assert metrics.quad_iou(square, square) == pytest.approx(1)
+    assert metrics.quad_iou(square, square + np.array([0, 5])) == pytest.approx(50 / 150)
+    assert metrics.quad_iou(square, square + 11) == 0
+    turned = np.array([[-5.0, 5], [5, 15], [15, 5], [5, -5]])  # of twice the area, about the same middle, by 45°
+    assert metrics.quad_iou(square, turned) == pytest.approx(100 / 200)
+
+
+def test_corner_error_counts_in_sides() -> None:
+    square = np.array([[0.0, 0], [0, 10], [10, 10], [10, 0]])
+    assert metrics.corner_error(square + np.array([0.3, 0.4]), square) == pytest.approx(0.05)
+
+
+def test_false_accepts_are_counted_where_95_of_100_present_ones_are_accepted() -> None:
+    present = np.arange(100) / 100
+    assert metrics.false_accept_rate(present, np.array([0.01, 0.03, 0.5, 0.9])) == 0.5
+    assert metrics.auroc(np.array([0.9, 0.4]), np.array([0.4, 0.1])) == pytest.approx(3.5 / 4)

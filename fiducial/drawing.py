@@ -1,0 +1,117 @@
+"""Draw records over the images they speak of."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Shaped, UInt8
+from PIL import Image as PillowImage
+
+from fiducial.coords import Matrix, resize_transform, yx_to_pixel_edges
+from fiducial.images import to_gray
+from fiducial.records import Defects, Places
+
+OVERLAY_PX = 4096  # longest side of an overlay
+_READABLE_PX = 900  # smaller sources are enlarged towards it, so that what is written on them can be read
+
+# Colors of classes 1, 2, ... on overlays: Okabe & Ito's, told apart by color-blind readers too.
+_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+
+def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
+    """Draw tinted masks, boxes and class names over the sample or a reduced copy of it, and the verdict.
+
+    Over black, at most `OVERLAY_PX` a side, if no image is given.
+    """
+    factor = min(1.0, OVERLAY_PX / max(record.size)) if image is None else image.shape[1] / record.size[1]
+    size = (round(record.size[0] * factor), round(record.size[1] * factor)) if image is None else image.shape[:2]
+    canvas = np.zeros((*size, 3), np.uint8) if image is None else _to_rgb(image)
+    mask = record.mask if size == record.size else cv2.resize(record.mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+    for k in np.unique(mask[mask > 0]).tolist():
+        own = mask == k
+        canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
+    thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
+    edges = yx_to_pixel_edges(record.boxes_yxyx) * factor
+    for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
+        y0, x0, y1, x1 = box.round().astype(int).tolist()
+        color = _COLORS[(label - 1) % len(_COLORS)]
+        cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), color, thickness)
+        _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 16 else y1 + 14), font, color)
+    text = record.verdict + (f": {len(record)}" if record.verdict == "bad" else "")
+    color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
+    _write(canvas, text, (6, round(30 * font) + 6), 1.6 * font, color)
+    return PillowImage.fromarray(canvas)
+
+
+def draw_places(
+    record: Places, source: Shaped[np.ndarray, "h w *c"] | None, query: Shaped[np.ndarray, "i j *c"] | None
+) -> PillowImage.Image:
+    """Draw places over the source or a reduced copy of it; beside it the query, and what the source shows at the best place.
+
+    Where the query was found it is drawn into the source. A dot marks the query's top left corner. A small source is enlarged.
+    Over black, at most `OVERLAY_PX` a side, if no source is given.
+    """
+    factor = min(1.0, OVERLAY_PX / max(record.source_size)) if source is None else source.shape[1] / record.source_size[1]
+    size = (round(record.source_size[0] * factor), round(record.source_size[1] * factor))
+    canvas = np.zeros((*size, 3), np.uint8) if source is None else _to_rgb(source)
+    enlarged = max(1, round(_READABLE_PX / max(size)))
+    canvas = cv2.resize(canvas, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_LINEAR)
+    factor, size = factor * enlarged, (canvas.shape[0], canvas.shape[1])
+    to_canvas = resize_transform(record.source_size, size)
+    side = None if query is None or not len(record) else _comparison(record, canvas, to_canvas, _to_rgb(query))
+    if record.found and query is not None:
+        shown = _to_rgb(query)
+        matrix = to_canvas @ record.query_to_source[0] @ resize_transform((shown.shape[0], shown.shape[1]), record.query_size)
+        cv2.warpAffine(shown, matrix[:2], size[::-1], dst=canvas, borderMode=cv2.BORDER_TRANSPARENT)
+    thickness, font = max(1, round(max(size) / 500)), max(0.45, max(size) / 1900)
+    for i in reversed(range(len(record))):
+        best = i == 0 and record.found
+        color = (0, 220, 100) if best else (255, 190, 0) if i == 0 else (150, 150, 150)
+        outline = _points(record.corners_yx[i] * factor)
+        cv2.polylines(canvas, [outline], isClosed=True, color=color, thickness=thickness + best, lineType=cv2.LINE_AA)
+        cv2.circle(canvas, outline[0].tolist(), 3 * thickness, color, -1, cv2.LINE_AA)
+        x, y = outline.min(axis=0).tolist()
+        _write(canvas, f"{record.score[i]:.2f}", (x, y - 3 if y > 24 * font else y + round(24 * font)), font, color)
+    text = f"found: {record.scale[0]:.3g} x, {record.angle_deg[0]:.1f} deg" if record.found else "not here"
+    _write(canvas, text, (6, size[0] - 8), 1.3 * font, (0, 220, 100) if record.found else (255, 190, 0))
+    return PillowImage.fromarray(canvas if side is None else np.hstack([canvas, side]))
+
+
+def _points(yx: Float64[np.ndarray, "n 2"]) -> np.ndarray:
+    return yx[:, ::-1].round().astype(np.int32)
+
+
+def _comparison(
+    record: Places, canvas: UInt8[np.ndarray, "h w 3"], to_canvas: Matrix, query: UInt8[np.ndarray, "i j 3"]
+) -> UInt8[np.ndarray, "h k 3"]:
+    """Return a column of the canvas's height: the query, and below it the source at the best place, both upright."""
+    height = canvas.shape[0]
+    fit = min((height // 2 - 8) / query.shape[0], (0.6 * height) / query.shape[1])
+    size = (max(1, round(query.shape[0] * fit)), max(1, round(query.shape[1] * fit)))
+    shown = cv2.resize(query, size[::-1], interpolation=cv2.INTER_AREA if fit < 1 else cv2.INTER_LINEAR)
+    from_panel = to_canvas @ record.query_to_source[0] @ resize_transform(size, record.query_size)
+    there = cv2.warpAffine(canvas, from_panel[:2], size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    column = np.full((height, size[1] + 16, 3), 24, np.uint8)
+    for top, panel in ((4, shown), (height // 2 + 4, there)):
+        column[top : top + size[0], 8 : 8 + size[1]] = panel
+    return column
+
+
+def _write(
+    canvas: UInt8[np.ndarray, "h w 3"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
+) -> None:
+    """Write text with a dark outline; moved left if it would leave the picture."""
+    thickness = max(1, round(1.6 * font))
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
+    x, y = max(1, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1]
+    outline = [(dx, dy, (20, 20, 20)) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+    for dx, dy, shade in [*outline, (0, 0, color)]:
+        cv2.putText(canvas, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)
+
+
+def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+    gray = np.nan_to_num(to_gray(image, "the image"))
+    low, high = np.percentile(gray, [0.5, 99.5])
+    if high <= low:
+        low, high = float(gray.min()), float(gray.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    shown = np.clip((gray - low) * scale, 0, 255).astype(np.uint8)
+    return np.repeat(shown[..., None], 3, axis=2)

@@ -1,0 +1,1 @@
+"""FTFY: find a zoomed-in view in an overview."""

@@ -1,0 +1,304 @@
+"""Own a loaded FTFY network and find places with it: a ladder of reduced sources, propose, verify, record.
+
+Glossary
+    side: the shorter side of the query, in whatever pixels are named. R turned views of the query.
+    rung: the source reduced so that boxes of one octave of sides come to NOMINAL_PX; the ladder covers all sides searched.
+    look: an image as verification sees it, local contrast and edges.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
+
+from fiducial.confidence import EvidenceCalibration, evidence_to_probability
+from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
+from fiducial.geometry import local_contrast
+from fiducial.images import intensity_range, read_reduced
+from fiducial.layers import fold_norms
+from fiducial.matching import CONTRAST_PX, SAME_IOU, WORK_PX, Match, Rung, apart, compare, look, outline, refine, with_side
+from fiducial.metrics import quad_iou
+from fiducial.places.network import FTFY, Output
+from fiducial.records import Image, InputError, Places, Progress, Provenance
+from fiducial.tiles import tiles
+
+SMALLEST_QUERY_PX = 32
+SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little is left to compare
+SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
+NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
+TURNS = 8  # views of the query
+LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
+TILE_PX, MARGIN_PX = 1024, 96
+PROPOSALS, REFINED = 48, 8  # how many are verified, and how many of these refined
+EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
+
+Gray = Float32[np.ndarray, "_ _"]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that the network proposes, most confident first; pixels are those of the source or rung it was asked about."""
+
+    center_yx: Float64[np.ndarray, "n 2"]
+    side: Float64[np.ndarray, " n"]
+    angle: Float64[np.ndarray, " n"]
+    confidence: Float64[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        """Return the number of proposals."""
+        return len(self.side)
+
+
+class PlaceLocator:
+    """Find queries in sources with one network on one device."""
+
+    def __init__(self, network: FTFY, calibration: EvidenceCalibration | None, device: torch.device, *, bf16: bool) -> None:
+        self.network = fold_norms(network).to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.calibration, self.device, self.bf16 = calibration, device, bf16
+
+    def locate(
+        self,
+        query: Image,
+        source: Image,
+        provenance: Provenance,
+        *,
+        scales: tuple[float, float] = SCALES,
+        most: int = 5,
+        min_probability: float = 0.5,
+        progress: Progress | None = None,
+    ) -> Places:
+        """Find the `most` probable places of a query in a source; `scales` bounds the size of its pixel in the source's.
+
+        Raises:
+            InputError: an image is constant, without finite values, not gray or color, a query under 32 px, or larger than
+                the source at every scale searched.
+        """
+        sides = sides_to_search(query, source, scales)
+        matches, evidence = self.candidates(query, source, sides, progress)
+        score = self.probability(evidence)
+        order = np.argsort(-score, kind="stable")[:most]
+        score, matrices = score[order], np.array([matches[i].matrix for i in order.tolist()]).reshape(-1, 3, 3)
+        frame = corners_yx(query.size)
+        best = float(score.max(initial=0.0))
+        found = best >= min_probability
+        return Places(
+            corners_yx=np.array([apply_transform(m, frame) for m in matrices]).reshape(-1, 4, 2),
+            score=score,
+            query_to_source=matrices,
+            correlation=np.array([matches[i].correlation for i in order.tolist()], dtype=np.float64),
+            found=found,
+            reason="" if found else f"not here: the best place has probability {best:.2f}, needs {min_probability:g}",
+            query=query.name,
+            source=source.name,
+            query_size=query.size,
+            source_size=source.size,
+            scales=(sides[0] / min(query.size), sides[1] / min(query.size)),
+            pixel_size=source.pixel_size,
+            unit=source.unit,
+            crs=source.crs,
+            pixel_to_world=source.pixel_to_world,
+            provenance=provenance,
+        )
+
+    def candidates(
+        self, query: Image, source: Image, sides: tuple[float, float], progress: Progress | None = None
+    ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+        """Propose, verify and refine; return the places apart from each other and the evidence for each."""
+        for image in (query, source):
+            intensity_range(image)  # refuses a constant image, and one without finite values
+        rungs = build_ladder(source, sides)
+        filters = self.filters(query)
+        parts = []
+        for done, rung in enumerate(rungs):
+            parts.append(self.propose(rung, filters))
+            if progress is not None:
+                progress(done + 1, len(rungs) + 1)
+        proposals = thin(parts, PROPOSALS, sides)
+        matches, evidence = verify(query, proposals, rungs)
+        if progress is not None:
+            progress(len(rungs) + 1, len(rungs) + 1)
+        return matches, evidence
+
+    def probability(self, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
+        """Return the probability of each place; without a calibration, the correlation stands in."""
+        if self.calibration is None:
+            return np.tanh(evidence[:, 0])
+        return evidence_to_probability(self.calibration, evidence)
+
+    def filters(self, query: Image) -> Float32[Tensor, "r n d"]:
+        """Encode the turned views of a query, once."""
+        views = torch.from_numpy(turned_views(query, self.network.config.query_px))[:, None]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.network.encode_query(views.to(self.device).contiguous(memory_format=torch.channels_last))
+
+    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"]) -> Proposals:
+        """Return the boxes of a rung, in pixels of the source."""
+        image, size = rung.look.contrast, (rung.look.contrast.shape[0], rung.look.contrast.shape[1])
+        found = []
+        for tile in tiles(size, TILE_PX, MARGIN_PX):
+            y0, x0, y1, x1 = tile.window
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                padded = torch.from_numpy(_pad(image[y0:y1, x0:x1], 4 * self.network.config.stride))[None, None]
+                features = self.network.encode_source(padded.to(self.device))
+                output = self.network.correlate(features.expand(len(filters), -1, -1, -1), filters)
+            local = decode(output, 4 * PROPOSALS)
+            center = local.center_yx + np.array([y0, x0])
+            top, left, bottom, right = tile.core
+            inside = np.flatnonzero(((center > (top - 1, left - 1)) & (center < (bottom, right))).all(axis=1))
+            found.append(_pick(replace(local, center_yx=center), inside))
+        whole = _join(found)
+        back = np.linalg.inv(rung.from_source)
+        return replace(whole, center_yx=apply_transform(back, whole.center_yx), side=whole.side / rung.factor)
+
+
+def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
+    """Return the least and largest side of a box, in pixels of the source, that is to be searched."""
+    if min(query.size) < SMALLEST_QUERY_PX:
+        raise InputError(f"a query must have at least {SMALLEST_QUERY_PX} px a side, {query.name} has {query.size}")
+    if min(source.size) < SMALLEST_QUERY_PX:
+        raise InputError(f"a source must have at least {SMALLEST_QUERY_PX} px a side, {source.name} has {source.size}")
+    if not 0 < scales[0] <= scales[1]:
+        raise InputError(f"scales must be above 0, least first, got {scales}")
+    shorter, longer = min(query.size), max(query.size)
+    largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
+    least = max(scales[0] * shorter, min(SMALLEST_SIDE_PX, scales[1] * shorter))
+    if scales[1] * shorter < SMALLEST_SIDE_PX / 2:
+        raise InputError(f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few to compare")
+    if least > largest:
+        raise InputError(
+            f"{query.name} is larger than {source.name} at every scale searched ({scales[0]:.3g} to {scales[1]:.3g}): "
+            "swap them, or state the scale (--scale)"
+        )
+    return least, largest
+
+
+def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
+    """Reduce the source until each side of a box between two bounds has a rung at which it measures NOMINAL_PX."""
+    area = source.size[0] * source.size[1]
+    factor = min(1.0, NOMINAL_PX[0] / sides[0], (LARGEST_RUNG_PX / area) ** 0.5)
+    rungs: list[Rung] = []
+    image = read_reduced(source, round(max(source.size) * factor))
+    while True:
+        size = (image.shape[0], image.shape[1])
+        matrix = resize_transform(source.size, size)
+        rungs.append(Rung(image, look(image), matrix, float(np.sqrt(matrix[0, 0] * matrix[1, 1]))))
+        if NOMINAL_PX[1] / factor >= sides[1]:
+            return rungs
+        factor /= 2
+        size = (max(1, round(source.size[0] * factor)), max(1, round(source.size[1] * factor)))
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def turned_views(query: Image, side: int) -> Float32[np.ndarray, "r k k"]:
+    """Return the query's middle square of side × side pixels, normalized, turned TURNS times; 0 where it shows nothing."""
+    small = with_side(query, side)
+    contrast = local_contrast(small, CONTRAST_PX)
+    (y, x), (cy, cx) = image_center_yx((small.shape[0], small.shape[1])), image_center_yx((side, side))
+    views = []
+    for turn in range(TURNS):
+        to_view = shift(cy, cx) @ similarity(1.0, 360 / TURNS * turn) @ shift(-y, -x)
+        views.append(cv2.warpAffine(contrast, to_view[:2], (side, side), flags=cv2.INTER_LINEAR))
+    return np.stack(views).astype(np.float32)
+
+
+def _pad(image: Gray, multiple: int) -> Gray:
+    h, w = image.shape
+    return np.pad(image, ((0, -h % multiple), (0, -w % multiple)))
+
+
+def decode(output: Output, keep: int) -> Proposals:
+    """Return the `keep` most confident boxes over all turned views; the angle is that of the query, not of the view."""
+    boxes, confidence = output.boxes(), output.logits[:, :, 4].sigmoid()  # (R, B, 5, h, w), (R, B, h, w)
+    turns, per_cell, h, w = confidence.shape
+    value, index = confidence.flatten().topk(min(keep, confidence.numel()))
+    turn = index // (per_cell * h * w)
+    rows = boxes.permute(0, 1, 3, 4, 2).reshape(-1, 5)[index].double().cpu().numpy()
+    angle = rows[:, 4] + 2 * np.pi / turns * turn.cpu().numpy()
+    return Proposals(rows[:, :2], rows[:, 2:4].mean(axis=1), angle, value.double().cpu().numpy())
+
+
+def _pick(proposals: Proposals, chosen: np.ndarray) -> Proposals:
+    p = proposals
+    return Proposals(p.center_yx[chosen], p.side[chosen], p.angle[chosen], p.confidence[chosen])
+
+
+def _join(parts: list[Proposals]) -> Proposals:
+    """Return all proposals of several parts, most confident first."""
+    center, side, angle, confidence = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("center_yx", "side", "angle", "confidence")
+    )
+    return _pick(Proposals(center, side, angle, confidence), np.argsort(-confidence, kind="stable"))
+
+
+def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Proposals:
+    """Join parts and drop what is no other place, size or angle than a more confident proposal, or of a side not asked for."""
+    p = _join(parts)
+    p = _pick(p, np.flatnonzero((p.side > sides[0] / 1.3) & (p.side < sides[1] * 1.3)))
+    left = np.ones(len(p), dtype=bool)
+    kept: list[int] = []
+    while left.any() and len(kept) < keep:
+        i = int(left.argmax())
+        kept.append(i)
+        near = np.linalg.norm(p.center_yx - p.center_yx[i], axis=1) < 0.2 * np.minimum(p.side, p.side[i])
+        alike = np.abs(np.log(p.side / p.side[i])) < 0.25
+        turned = np.abs(np.angle(np.exp(1j * (p.angle - p.angle[i])))) < np.deg2rad(20)
+        left &= ~(near & alike & turned)
+        left[i] = False
+    return _pick(p, np.array(kept, dtype=np.int64))
+
+
+def verify(query: Image, proposals: Proposals, rungs: list[Rung]) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+    """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
+    if not len(proposals):
+        return [], np.zeros((0, len(EVIDENCE)))
+    small = with_side(query, WORK_PX)
+    to_small = resize_transform(query.size, (small.shape[0], small.shape[1]))
+    near = partial(compare, look(small), to_small, rungs)
+    starts = list(_starts(query, proposals))
+    with ThreadPoolExecutor(2) as pool:
+        coarse = list(pool.map(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3), starts))
+        order = np.argsort([-match.correlation for match in coarse], kind="stable")
+        chosen = apart([coarse[i] for i in order], query.size, 2 * REFINED)
+        closer = list(pool.map(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1), chosen))
+        closer.sort(key=lambda match: -match.correlation)
+        finest = partial(refine, query, rungs)
+        refined = list(pool.map(finest, apart(closer, query.size, REFINED)))
+    background = np.array([match.correlation for match in coarse])
+    frames = [outline(match, query.size) for match in coarse]
+    rows = []
+    for match in refined:
+        own = outline(match, query.size)
+        others = background[[quad_iou(own, frame) < SAME_IOU for frame in frames]]
+        rows.append(_evidence(match, others, min(query.size)))
+    return refined, np.array(rows)
+
+
+def _evidence(match: Match, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
+    """Return what speaks for a place, in the order of EVIDENCE; `others` are the correlations of other places."""
+    middle = float(np.median(others)) if len(others) else 0.3
+    spread = float(np.median(np.abs(others - middle))) if len(others) else 0.1
+    scale = float(np.sqrt(abs(np.linalg.det(match.matrix[:2, :2]))))
+    return [
+        float(np.arctanh(min(match.correlation, 0.995))),
+        min((match.correlation - middle) / (1.5 * spread + 0.03), 12.0),
+        float(np.log(match.confidence + 1e-4) - np.log1p(1e-4 - match.confidence)),
+        float(np.log2(side * scale)),
+        match.detail,
+        match.sharpness,
+    ]
+
+
+def _starts(query: Image, proposals: Proposals) -> Iterator[Match]:
+    y, x = image_center_yx(query.size)
+    for center, side, angle, confidence in zip(
+        proposals.center_yx, proposals.side, proposals.angle, proposals.confidence, strict=True
+    ):
+        turn = similarity(side / min(query.size), float(np.rad2deg(angle)))
+        yield Match(shift(center[0], center[1]) @ turn @ shift(-y, -x), 0.0, float(confidence))

@@ -1,0 +1,38 @@
+"""Train the weights of `locate`; recipes/places_slim_calibrate.py makes fiducial/weights/places_slim.safetensors of them.
+
+    python recipes/places_triplet.py --data ../shared/data --steps 500
+    python recipes/places_slim.py --data ../shared/data --steps 4000
+    python recipes/places_slim_calibrate.py --data ../shared/data --weights runs/places_slim/weights.safetensors
+
+Lab book. TO BE WRITTEN
+"""
+
+import argparse
+from pathlib import Path
+
+from places_triplet import CALIBRATED, LICENSE, SEM, TEXTURES, VALIDATED, pool
+
+from fiducial import weights
+from fiducial.places.network import TripletNet, slim
+from fiducial.train import Schedule, train_places
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sem/, emps/, dsb2018/, volkov/")
+    parser.add_argument("--triplet", type=Path, help="triplet network to start from; the shipped one by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/places_slim"))
+    parser.add_argument("--steps", type=int, default=4000)
+    args = parser.parse_args()
+    card = {
+        "data": f"{', '.join(SEM)} but {', '.join(CALIBRATED + VALIDATED)}; {', '.join(TEXTURES)}",
+        "license": LICENSE,
+        "recipe": f"recipes/places_slim.py --steps {args.steps}",
+    }
+    start = weights.load("triplets", args.triplet).network
+    assert isinstance(start, TripletNet)
+    train_places(pool(args.data), slim(), Schedule(args.steps, batch=16), args.out, card, start=start)
+
+
+if __name__ == "__main__":
+    main()
