@@ -2,8 +2,10 @@
 
     make demo
 
-The photographs come with scikit-image. Each is a template; the sample is a copy of it with drawn defects, turned, shifted and
-taken in other light. Where DeepPCB is present (--data), real boards are inspected too.
+The photographs come with scikit-image. To inspect: each is a template; the sample is a copy of it with drawn defects, turned,
+shifted and taken in other light. To locate: each, reduced, is an overview; the views are cut from it at full resolution,
+turned and taken by another detector, and one view is of none of them. Where the public datasets are present (--data), real
+boards are inspected and real micrographs searched too.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from fiducial.geometry import warp
 
 OUT = Path("demo")
 PHOTOGRAPHS = {"coins": data.coins, "brick": data.brick, "page": data.page}
+OVERVIEWS = {"retina": data.retina, "gravel": data.gravel, "moon": data.moon}
 
 
 def damaged_copy(photograph: np.ndarray, seed: int) -> np.ndarray:
@@ -36,14 +39,23 @@ def damaged_copy(photograph: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(relit * 255, 0, 255).astype(np.uint8)
 
 
-def fiducial(*words: str) -> None:
+def view_of(photograph: np.ndarray, center_yx: tuple[float, float], angle: float, side: int, seed: int) -> np.ndarray:
+    """Return a turned view of a photograph, as another detector takes it: the negative, in uneven light, with noise."""
+    rng = np.random.default_rng(seed)
+    matrix = shift(*center_yx) @ similarity(1.0, angle) @ shift(*(-c for c in image_center_yx((side, side))))
+    view, _ = warp(photograph.astype(np.float32) / 255, np.linalg.inv(matrix), (side, side))
+    taken = augment.add_noise(augment.add_light_gradient(0.9 - 0.7 * view, rng, 0.4), rng, 0.03)
+    return np.clip(taken * 255, 0, 255).astype(np.uint8)
+
+
+def fiducial(*words: str, expected: int = 0) -> None:
     """Run the command line, showing it."""
     print("\n$ fiducial " + shlex.join(words), flush=True)
     start = perf_counter()
     status = subprocess.run([sys.executable, "-m", "fiducial.cli", *words], check=False).returncode
     print(f"  exit status {status}, {perf_counter() - start:.1f} s", flush=True)
-    if status:
-        raise SystemExit(f"the demo expected exit status 0, got {status}")
+    if status != expected:
+        raise SystemExit(f"the demo expected exit status {expected}, got {status}")
 
 
 def inspect_photographs() -> None:
@@ -73,12 +85,51 @@ def inspect_boards(root: Path) -> None:
     fiducial("inspect", "--pairs", str(table), "-o", str(OUT / "inspect" / "boards"))
 
 
+def locate_photographs() -> None:
+    """Write overviews and views of photographs, and let each view find its overview; one view is of another thing."""
+    overviews, views = OUT / "locate" / "overviews", OUT / "locate" / "views"
+    for folder in (overviews, views):
+        folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, load) in enumerate(OVERVIEWS.items()):
+        photograph = load() if load().ndim == 2 else cv2.cvtColor(load(), cv2.COLOR_RGB2GRAY)
+        factor = 0.3 if max(photograph.shape) > 1000 else 0.5
+        cv2.imwrite(
+            str(overviews / f"{name}.png"), cv2.resize(photograph, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        )
+        center, side = (0.45 * photograph.shape[0], 0.55 * photograph.shape[1]), round(0.3 * photograph.shape[0])
+        cv2.imwrite(str(views / f"{name}_view.png"), view_of(photograph, center, 50.0 + 80 * seed, side, seed))
+    fiducial("locate", str(views), str(overviews), "-o", str(OUT / "locate" / "photographs"))
+    cv2.imwrite(str(OUT / "locate" / "grass_view.png"), view_of(data.grass(), (256, 256), 30.0, 160, 9))
+    absent = [str(OUT / "locate" / "grass_view.png"), str(overviews / "gravel.png")]
+    fiducial("locate", *absent, "-o", str(OUT / "locate" / "absent"), expected=3)
+
+
+def locate_micrographs(root: Path) -> None:
+    """Search three electron micrographs, reduced by four, for views cut from them, if they are there."""
+    images = sorted((root / "sem" / "nanomfg").glob("Set_[12]_*"))[::7]
+    if not images:
+        print(f"\nSEM images are not in {root}: real micrographs are left out")
+        return
+    folder = OUT / "locate" / "sem"
+    (folder / "overviews").mkdir(parents=True, exist_ok=True)
+    (folder / "views").mkdir(parents=True, exist_ok=True)
+    for seed, path in enumerate(images):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / "overviews" / f"{path.stem}.png"), small)
+        view = view_of(image, (500 - 60 * seed, 420 + 150 * seed), 25.0 - 90 * seed, 260, seed)
+        cv2.imwrite(str(folder / "views" / f"{path.stem}_view.png"), view)
+    fiducial("locate", str(folder / "views"), str(folder / "overviews"), "-o", str(folder / "found"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     args = parser.parse_args()
     inspect_photographs()
     inspect_boards(args.data)
+    locate_photographs()
+    locate_micrographs(args.data)
     print("\nLook at:", *sorted(str(path) for path in OUT.rglob("overlay.png")), sep="\n  ")
 
 

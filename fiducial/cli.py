@@ -307,13 +307,19 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=escape(str(out)), title_justify="left")
-    hidden = ("sample", "template", "n_")  # in the file
+    hidden = ("sample", "template", "query", "n_", "why")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column))
-    for row in table[columns].itertuples(index=False):
+    short = table[columns].assign(
+        **({"source": table["source"].map(lambda p: Path(str(p)).name)} if "source" in columns else {})
+    )
+    for row in short.itertuples(index=False):
         shown.add_row(*("" if value is None or value != value else escape(_text(value)) for value in row))  # noqa: PLR0124 (NaN)
     Console().print(shown)
+    for row in table.itertuples(index=False):
+        if getattr(row, "why", ""):
+            typer.echo(f"{row.name}: {row.why}")
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,8 @@ from fiducial.records import Defects, Places
 OVERLAY_PX = 4096  # longest side of an overlay
 _READABLE_PX = 900  # smaller sources are enlarged towards it, so that what is written on them can be read
 
+_NOTABLE = 0.02  # least probability of other places that are drawn beside one that was found
+
 # Colors of classes 1, 2, ... on overlays: Okabe & Ito's, told apart by color-blind readers too.
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
@@ -61,8 +63,9 @@ def draw_places(
         shown = _to_rgb(query)
         matrix = to_canvas @ record.query_to_source[0] @ resize_transform((shown.shape[0], shown.shape[1]), record.query_size)
         cv2.warpAffine(shown, matrix[:2], size[::-1], dst=canvas, borderMode=cv2.BORDER_TRANSPARENT)
-    thickness, font = max(1, round(max(size) / 500)), max(0.45, max(size) / 1900)
-    for i in reversed(range(len(record))):
+    thickness, font = max(1, round(max(size) / 500)), max(0.5, max(size) / 1500)
+    shown_places = [i for i in range(len(record)) if i == 0 or not record.found or record.score[i] >= _NOTABLE]
+    for i in reversed(shown_places):
         best = i == 0 and record.found
         color = (0, 220, 100) if best else (255, 190, 0) if i == 0 else (150, 150, 150)
         outline = _points(record.corners_yx[i] * factor)

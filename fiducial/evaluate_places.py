@@ -1,7 +1,7 @@
 """Measure `locate` on queries cut from real images, re-exposed: accuracy, refusals, corner errors, calibration.
 
 A case follows section 6 of FTFY: the query is cut at full resolution, the source is the image reduced by a factor; beyond
-it, the query may be turned, looks like another exposure, and is absent from half of the sources.
+it, the query may be turned, looks like another exposure, and is absent from a third of the sources.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +75,7 @@ def make_case(
             shown, taken = shown[:, :half], shown[:, half:]
         else:
             taken = images[(number + 1 + int(rng.integers(len(images) - 1))) % len(images)] if len(images) > 1 else shown[::-1]
-    largest = 0.6 * min(*taken.shape, *(shown.shape if present else taken.shape))
+    largest = 0.6 * min(*taken.shape, *shown.shape)
     least = min(max(SMALLEST_QUERY_PX, 1.1 * SMALLEST_PX * factor), largest)
     side = float(np.exp(rng.uniform(np.log(least), np.log(largest))))
     aspect = float(np.exp(rng.uniform(0, np.log(4 / 3))))
@@ -130,11 +130,11 @@ def _to_picture(image: np.ndarray) -> Picture:
 
 
 def draw_cases(images: Sequence[Picture], count: int, seed: int, *, upright: bool | None = None) -> Iterator[PlaceCase]:
-    """Draw cases: each factor and look in turn, every third absent, upright and turned by turns or as stated."""
+    """Draw cases: upright and turned by turns, every third absent, each factor in turn, looks at random; balanced over 36."""
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         straight = i % 2 == 0 if upright is None else upright
-        factor, shown = FACTORS[(i // 2) % len(FACTORS)], LOOKS[int(rng.integers(len(LOOKS)))]
+        factor, shown = FACTORS[(i // 6) % len(FACTORS)], LOOKS[int(rng.integers(len(LOOKS)))]
         yield make_case(images, rng, upright=straight, present=i % 3 != 2, factor=factor, look=shown)
 
 
@@ -195,7 +195,7 @@ def _mean(values: "pd.Series[bool]") -> float:
 
 
 def fit_places(
-    locator: PlaceLocator, images: Sequence[Picture], count: int = 600, progress: Callable[[int, int], None] | None = None
+    locator: PlaceLocator, images: Sequence[Picture], count: int = 720, progress: Callable[[int, int], None] | None = None
 ) -> EvidenceCalibration:
     """Fit the probability of a place on cases drawn from images that the network has not learned from."""
     evidence, right = [], []

@@ -60,6 +60,11 @@ class Match:
     detail: float = 0.0
     sharpness: float = 0.0
 
+    @property
+    def scale(self) -> float:
+        """Size of a query's pixel in pixels of the source."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:2, :2]))))
+
 
 def look(image: Gray) -> Look:
     """Return local contrast and the local contrast of the gradient's magnitude."""
@@ -156,8 +161,7 @@ def refine(query: Image, rungs: list[Rung], match: Match) -> Match:
     The later passes normalize the contrast of what the source shows within the query's outline alone, as the query's own
     was: a window that knows what lies beyond draws the outline inward or outward.
     """
-    scale = float(np.sqrt(abs(np.linalg.det(match.matrix[:2, :2]))))
-    side = float(np.clip(scale * min(query.size) * rungs[0].factor, WORK_PX, FINE_PX))
+    side = float(np.clip(match.scale * min(query.size) * rungs[0].factor, WORK_PX, FINE_PX))
     small = with_side(query, side)
     query_to_small = resize_transform(query.size, (small.shape[0], small.shape[1]))
     rung = _rung_for(match, query_to_small, rungs)

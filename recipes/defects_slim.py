@@ -13,6 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from fiducial import weights
 from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb, read_textures
 from fiducial.defects.network import slim
 from fiducial.defects.samples import CLASSES, Pool
@@ -36,14 +37,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with deeppcb/, sem/, emps/, dsb2018/, volkov/")
     parser.add_argument("--out", type=Path, default=Path("runs/defects_slim"))
     parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
+    start = None if args.start is None else weights.load("defects", args.start)
+    before = "" if start is None else f" --start, from {start.card['recipe']}"
     card = {
         "data": "DeepPCB trainval groups " + ", ".join(TRAINED) + "; pictures of " + ", ".join(TEXTURES) + " with drawn stains",
         "license": "weights Apache-2.0; DeepPCB: MIT license file, its readme says research purpose only",
-        "recipe": f"recipes/defects_slim.py --steps {args.steps}",
+        "recipe": f"recipes/defects_slim.py --steps {args.steps} --rate {args.rate}{before}",
     }
     config = replace(slim(CLASSES), box_margin_px=BOX_MARGIN_PX)
-    train_defects(pool(args.data), config, Schedule(args.steps), args.out, card)
+    schedule = Schedule(args.steps, learning_rate=args.rate)
+    train_defects(pool(args.data), config, schedule, args.out, card, start=start and start.network)
 
 
 if __name__ == "__main__":

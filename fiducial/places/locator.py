@@ -20,7 +20,7 @@ from torch import Tensor
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast
-from fiducial.images import intensity_range, read_reduced
+from fiducial.images import intensity_range
 from fiducial.layers import fold_norms
 from fiducial.matching import CONTRAST_PX, SAME_IOU, WORK_PX, Match, Rung, apart, compare, look, outline, refine, with_side
 from fiducial.metrics import quad_iou
@@ -33,9 +33,11 @@ SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little 
 SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
 NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
 TURNS = 8  # views of the query
+SMALL_SOURCE_PX = 500_000
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
-TILE_PX, MARGIN_PX = 1024, 96
-PROPOSALS, REFINED = 48, 8  # how many are verified, and how many of these refined
+TILE_PX, MARGIN_PX = 1536, 96
+CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
+PROPOSALS, REFINED = 96, 10  # how many are verified, and how many of these refined
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -110,18 +112,25 @@ class PlaceLocator:
     def candidates(
         self, query: Image, source: Image, sides: tuple[float, float], progress: Progress | None = None
     ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
-        """Propose, verify and refine; return the places apart from each other and the evidence for each."""
+        """Propose, verify and refine; return the places apart from each other and the evidence for each.
+
+        The finest rung costs most. It is left out where the others hold a place that is all but certain.
+        """
         for image in (query, source):
             intensity_range(image)  # refuses a constant image, and one without finite values
         rungs = build_ladder(source, sides)
         filters = self.filters(query)
-        parts = []
-        for done, rung in enumerate(rungs):
+        parts: list[Proposals] = []
+        for done, rung in enumerate(reversed(rungs), start=1):
+            if done == len(rungs) > 1 and self.calibration is not None:
+                matches, evidence = verify(query, thin(parts, PROPOSALS, sides), rungs, sides)
+                if self.probability(evidence).max(initial=0.0) > CERTAIN:
+                    break
             parts.append(self.propose(rung, filters))
             if progress is not None:
-                progress(done + 1, len(rungs) + 1)
-        proposals = thin(parts, PROPOSALS, sides)
-        matches, evidence = verify(query, proposals, rungs)
+                progress(done, len(rungs) + 1)
+        else:
+            matches, evidence = verify(query, thin(parts, PROPOSALS, sides), rungs, sides)
         if progress is not None:
             progress(len(rungs) + 1, len(rungs) + 1)
         return matches, evidence
@@ -182,9 +191,10 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
 def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
     """Reduce the source until each side of a box between two bounds has a rung at which it measures NOMINAL_PX."""
     area = source.size[0] * source.size[1]
-    factor = min(1.0, NOMINAL_PX[0] / sides[0], (LARGEST_RUNG_PX / area) ** 0.5)
+    finest = 1.5 if area < SMALL_SOURCE_PX else 1.0  # enlarging costs little where there is little
+    factor = min(finest, NOMINAL_PX[0] / sides[0], (LARGEST_RUNG_PX / area) ** 0.5)
     rungs: list[Rung] = []
-    image = read_reduced(source, round(max(source.size) * factor))
+    image = with_side(source, min(source.size) * factor)
     while True:
         size = (image.shape[0], image.shape[1])
         matrix = resize_transform(source.size, size)
@@ -240,7 +250,7 @@ def _join(parts: list[Proposals]) -> Proposals:
 def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Proposals:
     """Join parts and drop what is no other place, size or angle than a more confident proposal, or of a side not asked for."""
     p = _join(parts)
-    p = _pick(p, np.flatnonzero((p.side > sides[0] / 1.3) & (p.side < sides[1] * 1.3)))
+    p = _pick(p, np.flatnonzero((p.side > sides[0] / 1.2) & (p.side < sides[1] * 1.2)))
     left = np.ones(len(p), dtype=bool)
     kept: list[int] = []
     while left.any() and len(kept) < keep:
@@ -254,7 +264,9 @@ def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Propo
     return _pick(p, np.array(kept, dtype=np.int64))
 
 
-def verify(query: Image, proposals: Proposals, rungs: list[Rung]) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+def verify(
+    query: Image, proposals: Proposals, rungs: list[Rung], sides: tuple[float, float]
+) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
     """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
     if not len(proposals):
         return [], np.zeros((0, len(EVIDENCE)))
@@ -269,7 +281,12 @@ def verify(query: Image, proposals: Proposals, rungs: list[Rung]) -> tuple[list[
         closer = list(pool.map(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1), chosen))
         closer.sort(key=lambda match: -match.correlation)
         finest = partial(refine, query, rungs)
-        refined = list(pool.map(finest, apart(closer, query.size, REFINED)))
+        refined = sorted(pool.map(finest, apart(closer, query.size, REFINED)), key=lambda match: -match.correlation)
+    refined = [
+        match
+        for match in apart(refined, query.size, REFINED)
+        if sides[0] / 1.1 <= match.scale * min(query.size) <= sides[1] * 1.1
+    ]
     background = np.array([match.correlation for match in coarse])
     frames = [outline(match, query.size) for match in coarse]
     rows = []
@@ -277,19 +294,18 @@ def verify(query: Image, proposals: Proposals, rungs: list[Rung]) -> tuple[list[
         own = outline(match, query.size)
         others = background[[quad_iou(own, frame) < SAME_IOU for frame in frames]]
         rows.append(_evidence(match, others, min(query.size)))
-    return refined, np.array(rows)
+    return refined, np.array(rows).reshape(-1, len(EVIDENCE))
 
 
 def _evidence(match: Match, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
     """Return what speaks for a place, in the order of EVIDENCE; `others` are the correlations of other places."""
     middle = float(np.median(others)) if len(others) else 0.3
     spread = float(np.median(np.abs(others - middle))) if len(others) else 0.1
-    scale = float(np.sqrt(abs(np.linalg.det(match.matrix[:2, :2]))))
     return [
         float(np.arctanh(min(match.correlation, 0.995))),
         min((match.correlation - middle) / (1.5 * spread + 0.03), 12.0),
         float(np.log(match.confidence + 1e-4) - np.log1p(1e-4 - match.confidence)),
-        float(np.log2(side * scale)),
+        float(np.log2(side * match.scale)),
         match.detail,
         match.sharpness,
     ]

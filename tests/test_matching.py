@@ -1,0 +1,86 @@
+"""A place is found to a fraction of a pixel from a first guess, whatever the sign of the contrast."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
+from fiducial.images import from_array
+from fiducial.matching import Match, Rung, apart, compare, look, outline, refine, with_side
+
+SIZE = (83, 101)
+
+
+def texture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).random(size, dtype=np.float32)
+    smooth = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (2.0, 4.0, 8.0))
+    return (cv2.normalize(smooth, None, 0, 1, cv2.NORM_MINMAX)).astype(np.float32)
+
+
+def scene(scale: float = 0.7, angle: float = 25.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a source, a query, and the transform from query to source."""
+    source = texture((240, 300))
+    y, x = image_center_yx(SIZE)
+    truth = shift(110.0, 160.0) @ similarity(scale, angle) @ shift(-y, -x)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return source, cv2.warpAffine(source, truth[:2], SIZE[::-1], flags=flags), truth
+
+
+def rungs_of(source: np.ndarray) -> list[Rung]:
+    half = cv2.resize(source, (150, 120), interpolation=cv2.INTER_AREA)
+    return [Rung(source, look(source), np.eye(3), 1.0), Rung(half, look(half), resize_transform((240, 300), (120, 150)), 0.5)]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_compare_and_refine_find_the_place_from_a_rough_guess(sign: int) -> None:
+    source, query, truth = scene()
+    image = from_array(sign * query)
+    small = with_side(image, 40)
+    to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
+    center = image_center_yx(SIZE)
+    guess = Match(shift(5.0, -6.0) @ truth @ similarity(1.1, 8.0, center), 0.0, 0.5)
+    rungs = rungs_of(source)
+    near = compare(look(small), to_small, rungs, guess, angles=(-8, 0, 8), stretches=(0.9, 1.0, 1.1), pad=0.3)
+    assert near.correlation > 0.7
+    assert near.confidence == 0.5
+    found = refine(image, rungs, near)
+    error = np.linalg.norm(outline(found, SIZE) - apply_transform(truth, corners_yx(SIZE)), axis=1)
+    assert error.max() < 0.2
+    assert found.correlation > 0.95
+
+
+def test_edges_alone_are_enough() -> None:
+    source, query, truth = scene()
+    smooth = cv2.GaussianBlur(query, (0, 0), 1.5)
+    edges = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    small = with_side(from_array(edges), 40)
+    to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
+    match = Match(truth, 0.0, 0.5)
+    near = compare(look(small), to_small, rungs_of(source), match, angles=(0,), stretches=(1.0,), pad=0.1)
+    assert near.channel == 2
+    assert near.correlation > 0.6
+
+
+def test_a_place_beyond_the_source_correlates_with_nothing() -> None:
+    source, query, _ = scene()
+    small = with_side(from_array(query), 40)
+    to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
+    away = Match(shift(2000.0, 2000.0), 0.0, 0.5)
+    assert compare(look(small), to_small, rungs_of(source), away, angles=(0,), stretches=(1.0,), pad=0.1).correlation <= 0
+
+
+def test_looks_of_constant_images_are_empty() -> None:
+    flat = look(np.full((40, 50), 3.0, np.float32))
+    assert max(np.abs(flat.contrast).max(), np.abs(flat.edges).max()) < 0.01
+
+
+def test_places_that_overlap_are_one() -> None:
+    places = [Match(shift(0, dx), 0.9 - dx / 1000, 0.5) for dx in (0.0, 5.0, 300.0, 305.0)]
+    assert [match.matrix[0, 2] for match in apart(places, SIZE, 9)] == [0, 300]
+    assert len(apart(places, SIZE, 1)) == 1
+
+
+def test_with_side_keeps_the_shape() -> None:
+    image = from_array(texture((90, 180)))
+    assert with_side(image, 40).shape == (40, 80)
+    assert with_side(image, 120).shape == (120, 240)
