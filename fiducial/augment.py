@@ -125,7 +125,7 @@ def gradient_look(image: Gray, sigma_px: float) -> Gray:
     """Return the gradient's magnitude at a scale, as an edge-sensitive detector sees, brought to about [0, 1]."""
     smooth = cv2.GaussianBlur(image, (0, 0), sigma_px)
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    magnitude = cv2.magnitude(dx, dy)
+    magnitude = np.sqrt(dx * dx + dy * dy)
     return magnitude / max(float(np.quantile(magnitude[::2, ::2], 0.98)), 1e-6)
 
 

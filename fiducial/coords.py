@@ -88,6 +88,16 @@ def nearest_cell(yx: Float[np.ndarray, "n 2"], size: tuple[int, int], stride: in
     return np.where(inside, cell[:, 0] * columns + cell[:, 1], -1)
 
 
+def cell_and_part(ordinate: Float[Tensor, " n"], stride: int, cells: int) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return which of `cells` cells of a feature map holds each y or x, and how far into it, from 0 to 1.
+
+    What lies outside the map is brought to its first or last cell.
+    """
+    place = (ordinate + 0.5) / stride
+    cell = place.floor().long().clamp(0, cells - 1)
+    return cell, (place - cell).clamp(0, 1)
+
+
 def from_corner_frame(matrix: Float[np.ndarray, "3 3"]) -> Matrix:
     """Convert a transform that takes (x, y) counted from the image's corner (GDAL, rasterio) to the house frame."""
     return np.asarray(matrix, dtype=np.float64) @ shift(0.5, 0.5)

@@ -171,7 +171,7 @@ def _reduce(image: Gray, factor: float) -> tuple[Gray, Matrix]:
 def _edges(image: Gray) -> Gray:
     """Return the gradient's magnitude, without its mean and tapered at the border: blind to slow changes of light."""
     dx, dy = (cv2.Scharr(image, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    magnitude = np.sqrt(cv2.magnitude(dx, dy))
+    magnitude = np.sqrt(np.sqrt(dx * dx + dy * dy))
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
     return (magnitude - magnitude.mean()) * np.sqrt(window)
 
@@ -222,7 +222,7 @@ def _is_plausible(matrix: Matrix) -> bool:
 def _nearest_similarity(matrix: Matrix, moving: Gray) -> Matrix:
     """Return the similarity nearest to an affine transform on the strongest edges of the moving image."""
     dx, dy = (cv2.Scharr(moving, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    strength = cv2.magnitude(dx, dy)
+    strength = np.sqrt(dx * dx + dy * dy)
     points = np.argwhere(strength >= np.quantile(strength[::3, ::3], 0.95))[::7].astype(np.float64)
     moved = apply_transform(matrix, points)
     found = estimate_transform("similarity", points[:, ::-1], moved[:, ::-1])

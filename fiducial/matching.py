@@ -5,6 +5,7 @@ some detectors show edges alone. Transforms are similarities.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,8 +24,7 @@ WORK_PX, FINE_PX = 40, 112  # side of an image while places are compared, and la
 Gray = Float32[np.ndarray, "_ _"]
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """An image as verification sees it."""
 
     contrast: Gray
@@ -71,7 +71,7 @@ def look(image: Gray) -> Look:
     contrast = local_contrast(image, CONTRAST_PX)
     smooth = cv2.GaussianBlur(contrast, (0, 0), 1.0)
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    return Look(contrast, local_contrast(cv2.magnitude(dx, dy), CONTRAST_PX))
+    return Look(contrast, local_contrast(np.sqrt(dx * dx + dy * dy), CONTRAST_PX))
 
 
 def with_side(image: Image, side: float) -> Gray:
@@ -137,16 +137,17 @@ def _window(source: Gray, small_to_source: Matrix, size: tuple[int, ...], margin
 
 
 # Which look of the query is compared with which of the source; only contrast may be inverted.
-_CHANNELS = (("contrast", "contrast"), ("edges", "edges"), ("contrast", "edges"))
+_CONTRAST, _EDGES = 0, 1  # fields of a look
+_CHANNELS = ((_CONTRAST, _CONTRAST), (_EDGES, _EDGES), (_CONTRAST, _EDGES))
 
 
 def _correlate(small: Look, source: Look, matrix: Matrix, margin: int) -> tuple[float, tuple[float, float], int]:
     """Return the largest normalized correlation within a margin, its offset (dy, dx), and the channel it was found in."""
     size = small.contrast.shape
-    windows = {name: _window(getattr(source, name), matrix, size, margin) for name in ("contrast", "edges")}
+    windows = [_window(image, matrix, size, margin) for image in source]
     best, offset, best_channel = -1.0, (0.0, 0.0), 0
     for channel, (own, theirs) in enumerate(_CHANNELS):
-        surface = cv2.matchTemplate(windows[theirs], getattr(small, own), cv2.TM_CCOEFF_NORMED)
+        surface = cv2.matchTemplate(windows[theirs], small[own], cv2.TM_CCOEFF_NORMED)
         surface = np.abs(surface) if channel == 0 else surface
         surface = np.where(surface <= 1, surface, 0)  # where a window is constant, OpenCV divides by next to nothing
         y, x = np.unravel_index(int(surface.argmax()), surface.shape)
@@ -166,13 +167,13 @@ def refine(query: Image, rungs: list[Rung], match: Match) -> Match:
     query_to_small = resize_transform(query.size, (small.shape[0], small.shape[1]))
     rung = _rung_for(match, query_to_small, rungs)
     own, theirs = _CHANNELS[match.channel]
-    template, placed = getattr(look(small), own), rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)
+    template, placed = look(small)[own], rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)
     was, sign = _agreement(template, rung, placed, match.channel)
     template, best = (sign * template).astype(np.float32), placed
     for margin, alone in ((round(0.1 * side), False), (0, True), (0, True)):
-        source = rung.image if alone else getattr(rung.look, theirs)
+        source = rung.image if alone else rung.look[theirs]
         window = _window(source, best, template.shape, margin)
-        step = _ecc_step(template, getattr(look(window), theirs) if alone else window, margin)
+        step = _ecc_step(template, look(window)[theirs] if alone else window, margin)
         best = best if step is None else best @ step
     now, _ = _agreement(template, rung, best, match.channel)
     best, correlation = (best, now) if now > was else (placed, was)
@@ -181,10 +182,10 @@ def refine(query: Image, rungs: list[Rung], match: Match) -> Match:
     return Match(back, correlation, match.confidence, match.channel, detail, sharpness)
 
 
-def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: str) -> tuple[float, float]:
+def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tuple[float, float]:
     """Return the correlation of fine detail at a place, and by how much the place outdoes its neighborhood."""
     margin = round(0.2 * min(template.shape))
-    seen = getattr(look(_window(rung.image, matrix, template.shape, margin)), theirs)
+    seen = look(_window(rung.image, matrix, template.shape, margin))[theirs]
     fine, there = (cv2.GaussianBlur(image, (0, 0), 1.0) - cv2.GaussianBlur(image, (0, 0), 2.5) for image in (template, seen))
     inside = np.ascontiguousarray(there[margin:-margin, margin:-margin])
     detail = float(cv2.matchTemplate(inside, fine, cv2.TM_CCOEFF_NORMED)[0, 0])
@@ -198,7 +199,7 @@ def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: str) -> tu
 def _agreement(template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tuple[float, float]:
     """Return the correlation with what the source shows in the outline alone, from 0 to 1, and the sign of the contrast."""
     there = look(_window(rung.image, matrix, template.shape, 0))
-    smooth, seen = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, getattr(there, _CHANNELS[channel][1])))
+    smooth, seen = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, there[_CHANNELS[channel][1]]))
     value = float(cv2.matchTemplate(seen, smooth, cv2.TM_CCOEFF_NORMED)[0, 0])
     value = value if abs(value) <= 1 else 0.0
     return (abs(value), -1.0 if value < 0 else 1.0) if channel == 0 else (max(value, 0.0), 1.0)

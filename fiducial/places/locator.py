@@ -32,12 +32,12 @@ SMALLEST_QUERY_PX = 32
 SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little is left to compare
 SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
 NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
-TURNS = 8  # views of the query
+TURNS = 6  # views of the query
 SMALL_SOURCE_PX = 500_000
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
 TILE_PX, MARGIN_PX = 1536, 96
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
-PROPOSALS, REFINED = 96, 10  # how many are verified, and how many of these refined
+PROPOSALS, REFINED = 64, 10  # how many are verified, and how many of these refined
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -154,7 +154,7 @@ class PlaceLocator:
         for tile in tiles(size, TILE_PX, MARGIN_PX):
             y0, x0, y1, x1 = tile.window
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                padded = torch.from_numpy(_pad(image[y0:y1, x0:x1], 4 * self.network.config.stride))[None, None]
+                padded = torch.from_numpy(_pad(image[y0:y1, x0:x1], self.network.config.stride))[None, None]
                 features = self.network.encode_source(padded.to(self.device))
                 output = self.network.correlate(features.expand(len(filters), -1, -1, -1), filters)
             local = decode(output, 4 * PROPOSALS)
@@ -241,9 +241,8 @@ def _pick(proposals: Proposals, chosen: np.ndarray) -> Proposals:
 
 def _join(parts: list[Proposals]) -> Proposals:
     """Return all proposals of several parts, most confident first."""
-    center, side, angle, confidence = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("center_yx", "side", "angle", "confidence")
-    )
+    center, side = (np.concatenate(fields) for fields in ([p.center_yx for p in parts], [p.side for p in parts]))
+    angle, confidence = (np.concatenate(fields) for fields in ([p.angle for p in parts], [p.confidence for p in parts]))
     return _pick(Proposals(center, side, angle, confidence), np.argsort(-confidence, kind="stable"))
 
 

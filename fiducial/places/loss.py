@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fiducial.coords import cell_and_part
 from fiducial.places.network import Output
 
 COORD, NO_OBJECT = 5.0, 0.5  # λ of the paper's source, Redmon et al. 2016
@@ -41,37 +42,24 @@ def overlap(box: Float[Tensor, "p b 5"], truth: Float[Tensor, "p 5"]) -> Float[T
 def loss(output: Output, truth: Truth) -> Float[Tensor, ""]:
     """Return YOLO's multi-part loss, the squared error of the heading, and RANKING times the ranking loss; mean over pairs."""
     p = torch.arange(len(truth.present), device=truth.present.device)
-    row, column = _cell(output, truth)
+    y, x, h, w, _ = truth.box.unbind(1)
+    (row, y_part), (column, x_part) = (
+        cell_and_part(ordinate, output.stride, cells) for ordinate, cells in zip((y, x), output.logits.shape[-2:], strict=True)
+    )
+    wanted = torch.stack([x_part, y_part, (w / output.block_px).sqrt(), (h / output.block_px).sqrt()], dim=1)
     at_cell = output.boxes()[p, :, :, row, column]  # (P, B, 5)
     iou = overlap(at_cell.detach(), truth.box)  # (P, B)
     best = iou.argmax(dim=1)
     terms = output.logits[p, best, :, row, column].sigmoid()  # (P, 5): x, y, √w, √h, C
     heading = F.normalize(output.heading[p, best, :, row, column], dim=1)
     wanted_heading = torch.stack([truth.box[:, 4].cos(), truth.box[:, 4].sin()], dim=1)
-    coordinates = (terms[:, :4] - _wanted(output, truth, row, column)).square().sum(1)
+    coordinates = (terms[:, :4] - wanted).square().sum(1)
     coordinates = COORD * coordinates + (heading - wanted_heading).square().sum(1)
     confidence = output.logits[:, :, 4].sigmoid()  # (P, B, h, w)
     own = (terms[:, 4] - iou.amax(1)).square()
     others = NO_OBJECT * (confidence.square().sum((1, 2, 3)) - truth.present * terms[:, 4].square())
     parts = truth.present * (coordinates + own) + others + RANKING * ranking_loss(output, truth, row, column)
     return parts.mean()
-
-
-def _cell(output: Output, truth: Truth) -> tuple[Tensor, Tensor]:
-    """Return row and column of the cell that holds each true center."""
-    h, w = output.logits.shape[-2:]
-    first = (output.stride - 1) / 2
-    row, column = ((truth.box[:, i] - first) / output.stride for i in (0, 1))
-    return row.round().long().clamp(0, h - 1), column.round().long().clamp(0, w - 1)
-
-
-def _wanted(output: Output, truth: Truth, row: Tensor, column: Tensor) -> Float[Tensor, "p 4"]:
-    """Return the true x, y, √w, √h in the terms of the output."""
-    first = (output.stride - 1) / 2
-    y, x, h, w, _ = truth.box.unbind(1)
-    inside = ((x - first) / output.stride - column, (y - first) / output.stride - row)
-    x_part, y_part = (part.clamp(-0.5, 0.5) - -0.5 for part in inside)
-    return torch.stack([x_part, y_part, (w / output.block_px).sqrt(), (h / output.block_px).sqrt()], dim=1)
 
 
 def ranking_loss(output: Output, truth: Truth, row: Tensor, column: Tensor) -> Float[Tensor, " p"]:

@@ -61,7 +61,7 @@ class Config:
 
 
 def slim() -> Config:
-    """Return the configuration that ships: stride 8, an eighth of the paper's convolutions."""
+    """Return the configuration that ships: stride 8 and narrow convolutions, 1.4 M parameters against 40 M."""
     return Config()
 
 

@@ -22,6 +22,7 @@ from fiducial.geometry import local_contrast
 from fiducial.matching import CONTRAST_PX
 from fiducial.places.loss import Truth, loss, triplet_loss
 from fiducial.places.network import Config
+from fiducial.records import InputError
 
 FACTORS = (1, 2, 4, 6, 8, 10)
 IOU_RANGES = ((0.7, 1.0), (0.5, 0.7), (0.3, 0.5))  # sets B, C, D
@@ -40,10 +41,16 @@ class Pool:
     pyramids: tuple[Pyramid, ...]
 
 
-def make_pool(images: Pyramid) -> Pool:
-    """Reduce each image by halves down to 24 px."""
+def make_pool(images: tuple[UInt8[np.ndarray, "_ _"], ...]) -> Pool:
+    """Reduce each image by halves down to 24 px.
+
+    Raises:
+        InputError: an image is too small to cut patches from.
+    """
     pyramids = []
     for image in images:
+        if min(image.shape) < 2 * SMALLEST_PX:
+            raise InputError(f"an image to learn from must have at least {2 * SMALLEST_PX:.0f} px a side, got {image.shape}")
         levels = [image]
         while min(levels[-1].shape) >= 2 * SMALLEST_PX:
             h, w = levels[-1].shape
