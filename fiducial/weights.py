@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "defects": ("defects_slim.safetensors", "7f2ad443dec0bb39beaa4a78953a0afd12102a4324a2d9b9ba726fb30c5632b8"),
+    "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
 }
 
 Network = BGNet | FTFY | TripletNet

@@ -132,6 +132,17 @@ def test_classes_of_ones_own_are_never_mixed_with_those_of_boards(rng: np.random
         assert set(np.unique(sample.mask)) <= {0, 9, IGNORE}
 
 
+def test_further_damage_is_drawn_on_boards_and_on_nothing_else(rng: np.random.Generator) -> None:
+    (pair,) = make_pool(rng).pairs
+    clean = replace(pair, sample=255 - pair.template, template=255 - pair.template, mask=np.zeros_like(pair.mask))
+    drawn, never = (
+        [int(make_sample(Pool((clean,), (), boards=boards), np.random.default_rng([3, i]), 96).mask.max()) for i in range(40)]
+        for boards in (True, False)
+    )
+    assert 0 < np.mean(np.array(drawn) > 0) < 1
+    assert not any(never)
+
+
 def test_partners_point_to_the_same_place_of_the_template(rng: np.random.Generator) -> None:
     """A template moved by two cells has its partners two cells on, wherever that is inside."""
     mapping = augment.map_from_matrix(shift(-16, 8), (64, 96))

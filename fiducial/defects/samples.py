@@ -66,14 +66,25 @@ class Batch(NamedTuple):
 def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
     """Draw one sample of size × size pixels."""
     kind = rng.random()
-    if pool.textures and (kind < 0.2 or not pool.pairs):
+    if pool.textures and (kind < 0.15 or not pool.pairs):
         return _stained(pool, rng, size)
-    if pool.boards and (kind < 0.28 or not pool.pairs):
+    if pool.boards and (kind < 0.25 or not pool.pairs):
         template = synth.draw_board(rng, (size + 64, size + 64))
-        sample, mask = synth.damage_board(template, rng, int(rng.integers(0, 12)))
+        sample, mask = synth.damage_board(template, rng, int(rng.integers(0, 16)), by_hand=True)
+        sample, template = (synth.jitter_edges(board, rng, rng.uniform(0, 0.15)) for board in (sample, template))
         return _from_board((255 - sample, 255 - template, mask), rng, size, negatives=True)  # DeepPCB shows copper dark
     pair = pool.pairs[int(rng.integers(len(pool.pairs)))]
-    return _from_board((pair.sample, pair.template, pair.mask), rng, size, negatives=pool.boards)
+    board, mask = _damage_further(pair, rng) if pool.boards and kind < 0.6 else (pair.sample, pair.mask)
+    return _from_board((board, pair.template, mask), rng, size, negatives=pool.boards)
+
+
+def _damage_further(
+    pair: InspectionPair, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """Return the sample and the mask of a pair with drawn defects beside its own: real copper, other hands."""
+    copper = np.where(pair.sample > 127, 0, 255).astype(np.uint8)
+    drawn, mask = synth.damage_board(copper, rng, int(rng.integers(6, 36)), pair.mask, by_hand=True)
+    return np.where(drawn != copper, 255 - drawn, pair.sample).astype(np.uint8), mask
 
 
 def _from_board(
