@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/defects_good_boards.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_large.py
+	$(BIN)/python benchmarks/places_sem.py --data $(DATA)
 
 clean:
 	rm -rf .venv demo build *.egg-info

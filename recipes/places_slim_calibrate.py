@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="weights fresh from training")
-    parser.add_argument("--cases", type=int, default=720)
+    parser.add_argument("--cases", type=int, default=504)
     parser.add_argument("--out", type=Path, default=weights.FOLDER / "places_slim.safetensors")
     args = parser.parse_args()
     loaded, where = weights.load("places", args.weights), choose_device("auto")

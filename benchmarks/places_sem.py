@@ -1,0 +1,196 @@
+"""Measure `locate` on SEM images that it was not trained on, beside what people use today, on the same cases in one run.
+
+    python benchmarks/places_sem.py --data ../shared/data
+    python benchmarks/places_sem.py --data ../shared/data --only ncc,sift --cases 12 --out /tmp/results
+
+Cases are those of fiducial.evaluate_places: queries cut at full resolution and exposed anew, sources reduced by 1 to 10, every
+third query absent. The triplet database is told the true scale of the query, the others are not; it and the correlation know
+only upright queries. `paper_k1` and `paper_k5` are the triplet's accuracy on upright queries by the paper's own criterion (one
+of the K nearest patches is one of the K that overlap the truth best), beside IoU above 0.7 as for the others.
+
+Times are wall clock; run it while nothing else runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from places_baselines import TripletDatabase, correlate_over_scales, sift_ransac
+from result_files import FOLDER, write_result
+
+from fiducial import weights
+from fiducial.confidence import Calibration
+from fiducial.coords import apply_transform, corners_yx
+from fiducial.datasets import list_images
+from fiducial.device import has_fast_bf16
+from fiducial.evaluate_places import (
+    Candidates,
+    Method,
+    Picture,
+    PlaceCase,
+    draw_cases,
+    locator_method,
+    measure,
+    summarize_places,
+)
+from fiducial.images import open_image, read_reduced
+from fiducial.places.locator import PlaceLocator
+from fiducial.places.network import FTFY, TripletNet
+
+HELD_OUT = {"sem/nanomfg": ("Set_1_", "Set_2_"), "sem/nasa": ("super2_",)}  # neither trained nor calibrated on
+LONGEST_PX = 4096
+NAMES = {
+    "ours": "fiducial locate",
+    "ncc": "correlation at 25 scales",
+    "sift": "SIFT and RANSAC",
+    "triplet": "triplet database told the scale",
+}
+SPEED_SOURCE_PX, SPEED_QUERY_PX, SPEED_RUNS = (850, 1280), (128, 256, 600), 5
+
+Find = Callable[[PlaceCase], Candidates]
+
+
+def read_held_out(data: Path) -> list[Picture]:
+    """Read the images that nothing was learned from, as gray."""
+    paths = [
+        path for folder, prefixes in HELD_OUT.items() for path in list_images(data / folder) if path.name.startswith(prefixes)
+    ]
+    return [read_reduced(open_image(path), LONGEST_PX).round().astype(np.uint8) for path in paths]
+
+
+def load_locator(file: Path | None) -> Method:
+    loaded, cpu = weights.load("places", file), torch.device("cpu")
+    assert isinstance(loaded.network, FTFY)
+    assert not isinstance(loaded.calibration, Calibration)
+    return locator_method(PlaceLocator(loaded.network, loaded.calibration, cpu, bf16=has_fast_bf16(cpu)))
+
+
+def load_triplets(file: Path | None) -> TripletDatabase:
+    network, cpu = weights.load("triplets", file).network, torch.device("cpu")
+    assert isinstance(network, TripletNet)
+    return TripletDatabase(network, cpu, bf16=has_fast_bf16(cpu))
+
+
+def find_with(method: Method, case: PlaceCase) -> Candidates:
+    return method(case.query, case.source)
+
+
+def measure_one(name: str, find: Find, case: PlaceCase) -> dict[str, object]:
+    start = perf_counter()
+    found = find(case)
+    return {"method": name, **measure(case, found, perf_counter() - start)}
+
+
+def measure_triplets(name: str, database: TripletDatabase, case: PlaceCase) -> dict[str, object]:
+    """Return the row of the database, and whether the paper would call its 1 and 5 nearest patches right."""
+    start = perf_counter()
+    retrieved = database.search(case)
+    found = retrieved.candidates()
+    row = {"method": name, **measure(case, found, perf_counter() - start)}
+    if case.query_to_source is not None:
+        truth = apply_transform(case.query_to_source, corners_yx((case.query.shape[0], case.query.shape[1])))
+        row |= {f"paper_{k}": retrieved.is_among_expected(truth, k) for k in (1, 5)}
+    return row
+
+
+def measure_cases(
+    images: Sequence[Picture], count: int, finders: Mapping[str, Find], database: TripletDatabase | None
+) -> pd.DataFrame:
+    """Return a row for each case and method."""
+    rows: list[dict[str, object]] = []
+    for done, case in enumerate(draw_cases(images, count, seed=3), start=1):
+        rows += [measure_one(name, find, case) for name, find in finders.items()]
+        if database is not None:
+            rows.append(measure_triplets(NAMES["triplet"], database, case))
+        if done % 20 == 0 or done == count:
+            print(f"{done} of {count} cases", file=sys.stderr, flush=True)
+    table = pd.DataFrame(rows)
+    return table if "paper_1" in table else table.assign(paper_1=np.nan, paper_5=np.nan)
+
+
+def summarize(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of each method."""
+    table = []
+    for name, own in rows.groupby("method", sort=False):
+        straight = own[own.present & own.upright]
+        paper = {f"paper_k{k}": straight[f"paper_{k}"].astype(float).mean() for k in (1, 5)}
+        table.append({"method": name, **summarize_places(own), **paper})
+    return pd.DataFrame(table)
+
+
+def accuracy_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return the accuracy at K = 1 of each method (columns) by a property of the case, upright and turned (rows)."""
+    queries = np.where(rows.upright, "upright", "turned")
+    present = rows.assign(right=rows.right_1.astype(float), queries=queries)[rows.present]
+    columns = {"cases": present[present.method == present.method.iloc[0]].groupby([by, "queries"]).size()}
+    for name, own in present.groupby("method", sort=False):
+        columns[str(name)] = own.groupby([by, "queries"])["right"].mean()
+    return pd.DataFrame(columns).reset_index()
+
+
+def measure_speed(images: Sequence[Picture], ours: Method, other: Method) -> pd.DataFrame:
+    """Time queries on sources of 1,280 × 850 px, all scales being searched; `ratio` is our time over the correlation's.
+
+    Present ones come from the middle of their source at its own scale, absent ones from the middle of another.
+    """
+    h, w = SPEED_SOURCE_PX
+    sources = [image[:h, :w] for image in images if image.shape[0] >= h and image.shape[1] >= w][:SPEED_RUNS]
+    rows = []
+    for side in SPEED_QUERY_PX:
+        top, left = (h - side) // 2, (w - side) // 2
+        queries = [source[top : top + side, left : left + side] for source in sources]
+        for what, sought in (("present", queries), ("absent", [*queries[1:], queries[0]])):
+            pairs = list(zip(sought, sources, strict=True))
+            own, theirs = median_seconds(ours, pairs), median_seconds(other, pairs)
+            row = {"query_px": side, "query": what, "fiducial_seconds": own, "correlation_seconds": theirs}
+            rows.append(row | {"ratio": own / theirs})
+    return pd.DataFrame(rows)
+
+
+def median_seconds(method: Method, pairs: Sequence[tuple[Picture, Picture]]) -> float:
+    runs = []
+    for query, source in [pairs[0], *pairs]:  # the first to warm up
+        start = perf_counter()
+        method(query, source)
+        runs.append(perf_counter() - start)
+    return float(np.median(runs[1:]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sem/nanomfg and sem/nasa")
+    parser.add_argument("--cases", type=int, default=288)
+    parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
+    parser.add_argument("--weights", type=Path, default=None, help="of places; the shipped ones by default")
+    parser.add_argument("--triplet", type=Path, default=None, help="weights of triplets; the shipped ones by default")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
+    args = parser.parse_args()
+    chosen = args.only.split(",")
+    if set(chosen) - set(NAMES):
+        parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    methods: dict[str, Method] = {"ncc": correlate_over_scales, "sift": sift_ransac}
+    if "ours" in chosen:
+        methods["ours"] = load_locator(args.weights)
+    database = load_triplets(args.triplet) if "triplet" in chosen else None
+    finders = {NAMES[name]: partial(find_with, methods[name]) for name in NAMES if name in chosen and name in methods}
+    images = read_held_out(args.data)
+    rows = measure_cases(images, args.cases, finders, database)
+    write_result("places_sem", summarize(rows), args.out)
+    write_result("places_factors", accuracy_by(rows, "factor"), args.out)
+    write_result("places_looks", accuracy_by(rows, "look"), args.out)
+    if {"ours", "ncc"} <= set(chosen):
+        write_result("places_speed", measure_speed(images, methods["ours"], methods["ncc"]), args.out)
+
+
+if __name__ == "__main__":
+    main()
