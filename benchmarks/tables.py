@@ -13,7 +13,8 @@ import pandas as pd
 from result_files import FOLDER
 
 ROOT = Path(__file__).parents[1]
-DOCS = (ROOT / "README.md", ROOT / "docs" / "model_cards" / "defects_slim.md")
+CARDS = ROOT / "docs" / "model_cards"
+DOCS = (ROOT / "README.md", CARDS / "defects_slim.md")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -58,7 +59,24 @@ def plain(table: pd.DataFrame) -> str:
     return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
 
 
-RENDER: dict[str, Callable[[pd.DataFrame], str]] = {"defects_deeppcb": deeppcb}
+def places(table: pd.DataFrame) -> str:
+    """Render what each method makes of the same cases."""
+    columns = {
+        "upright_k1": "upright, K = 1",
+        "upright_k5": "K = 5",
+        "turned_k1": "any angle, K = 1",
+        "turned_k5": "K = 5 ",
+        "absent_accepted": "absent accepted",
+        "auroc": "AUROC",
+        "corner_error": "corner error / side",
+        "calibration_error": "calibration error",
+        "seconds": "s / query",
+    }
+    shown = table[["method", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+RENDER: dict[str, Callable[[pd.DataFrame], str]] = {"defects_deeppcb": deeppcb, "places_sem": places}
 
 
 def rendered(text: str) -> str:

@@ -17,6 +17,7 @@ from time import perf_counter
 
 import cv2
 import numpy as np
+import pandas as pd
 from skimage import data
 
 from fiducial import augment, synth
@@ -85,6 +86,13 @@ def inspect_boards(root: Path) -> None:
     fiducial("inspect", "--pairs", str(table), "-o", str(OUT / "inspect" / "boards"))
 
 
+def expect_found(folder: Path) -> None:
+    """Stop the demo unless each view was found in the overview it was cut from."""
+    for row in pd.read_csv(folder / "summary.csv").itertuples():
+        if row.found != "found" or Path(str(row.source)).stem != str(row.name).removesuffix("_view"):
+            raise SystemExit(f"the demo expected {row.name} in its overview, got {row.found} in {row.source}")
+
+
 def locate_photographs() -> None:
     """Write overviews and views of photographs, and let each view find its overview; one view is of another thing."""
     overviews, views = OUT / "locate" / "overviews", OUT / "locate" / "views"
@@ -99,6 +107,7 @@ def locate_photographs() -> None:
         center, side = (0.45 * photograph.shape[0], 0.55 * photograph.shape[1]), round(0.3 * photograph.shape[0])
         cv2.imwrite(str(views / f"{name}_view.png"), view_of(photograph, center, 50.0 + 80 * seed, side, seed))
     fiducial("locate", str(views), str(overviews), "-o", str(OUT / "locate" / "photographs"))
+    expect_found(OUT / "locate" / "photographs")
     cv2.imwrite(str(OUT / "locate" / "grass_view.png"), view_of(data.grass(), (256, 256), 30.0, 160, 9))
     absent = [str(OUT / "locate" / "grass_view.png"), str(overviews / "gravel.png")]
     fiducial("locate", *absent, "-o", str(OUT / "locate" / "absent"), expected=3)
@@ -120,6 +129,7 @@ def locate_micrographs(root: Path) -> None:
         view = view_of(image, (500 - 60 * seed, 420 + 150 * seed), 25.0 - 90 * seed, 260, seed)
         cv2.imwrite(str(folder / "views" / f"{path.stem}_view.png"), view)
     fiducial("locate", str(folder / "views"), str(folder / "overviews"), "-o", str(folder / "found"))
+    expect_found(folder / "found")
 
 
 def main() -> None:

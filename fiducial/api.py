@@ -15,7 +15,7 @@ from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
-from fiducial.places.locator import SCALES, PlaceLocator
+from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
 from fiducial.places.network import FTFY
 from fiducial.records import Defects, Image, InputError, Places, Progress, Provenance
 from fiducial.version import VERSION
@@ -176,20 +176,20 @@ def locate(
         weights: a file of one's own; the shipped weights by default.
         device: "auto" (CUDA if present), "cpu" or "cuda".
         scale: size of a query's pixel in pixels of the source, within 10 %, or its least and largest value. By default it
-            follows from the pixel sizes if both files state them, and is 0.1 to 1 if not.
-        most: how many places to return at most.
+            follows from the pixel sizes if both files state them, and is 0.1 to 1 if not, as far as the query covers 24 px of
+            the source (12 px where the scale is stated).
+        most: how many places to return at most; no more than ten are ever verified to the end.
         min_probability: the least calibrated probability of the best place at which the query counts as found.
         max_bytes: budget for the pixels of one read.
         progress: called with (parts done, parts in all).
 
     Raises:
-        InputError: an image that cannot be read or is constant, a query under 32 px or larger than the source.
+        InputError: an image that cannot be read, is constant, has no finite value, is not gray or color, or is under 32 px a
+            side; a query larger than the source at every scale, or too small in it; pixels that are not square; options that
+            cannot be meant; weights that cannot be loaded or are not calibrated.
     """
+    check_search(most, min_probability, scale)
     sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
     scales = _scales(sought, overview, scale)
     loaded, locator = load_locator(weights, device)
     made = Provenance(
@@ -207,13 +207,31 @@ def locate(
     return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=min_probability, progress=progress)
 
 
+def check_search(most: int, min_probability: float, scale: float | tuple[float, float] | None) -> None:
+    """Refuse options of `locate` that cannot be meant; raises InputError."""
+    if most < 1:
+        raise InputError(f"most must be at least 1, got {most}")
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    bounds = (scale, scale) if isinstance(scale, int | float) else scale
+    if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
+        raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
+
+
 def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
     """Return the range of scales to search: as stated, as the pixel sizes say, or all."""
     if isinstance(scale, tuple):
         return scale
-    if scale is None and query.pixel_size and source.pixel_size and query.unit == source.unit:
-        scale = query.pixel_size[0] / source.pixel_size[0]
+    for image in (query, source):
+        if image.pixel_size and not 0.98 < image.pixel_size[0] / image.pixel_size[1] < 1.02:
+            raise InputError(f"pixels must be square, those of {image.name} measure {image.pixel_size}: resample it")
+    if scale is None and query.pixel_size and source.pixel_size and {query.unit, source.unit} <= set(_METERS):
+        meters = [image.pixel_size[0] * _METERS[image.unit] for image in (query, source) if image.pixel_size and image.unit]
+        scale = meters[0] / meters[1]
     return SCALES if scale is None else (scale / 1.1, scale * 1.1)
+
+
+_METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 
 def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:
@@ -227,5 +245,8 @@ def _load_locator(weights: str | None, device: str, changed: int) -> tuple[weigh
     loaded = weight_files.load("places", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, FTFY)
-    assert not isinstance(loaded.calibration, Calibration)
+    if not isinstance(loaded.calibration, EvidenceCalibration):
+        raise InputError(f"weights {loaded.name} are not calibrated: let the training that makes them finish")
+    if loaded.calibration.names != EVIDENCE:
+        raise InputError(f"weights {loaded.name} weigh the evidence {loaded.calibration.names}, needs {EVIDENCE}")
     return loaded, PlaceLocator(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

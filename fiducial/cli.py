@@ -111,6 +111,8 @@ def locate(
     from fiducial import api, searches  # noqa: PLC0415
 
     with _errors():
+        api.check_search(most, min_probability, scale)
+        api.load_locator(weights, device)
         queries, overviews = searches.list_inputs([query]), searches.list_inputs(sources)
         with _Bar("searching", hidden=as_json) as bar:
             verb = partial(
@@ -307,7 +309,7 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=escape(str(out)), title_justify="left")
-    hidden = ("sample", "template", "query", "n_", "why")  # in the file
+    hidden = ("sample", "template", "query", "corner", "n_", "why")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column))

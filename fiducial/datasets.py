@@ -153,8 +153,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_textures(folders: tuple[Path, ...], longest_px: int = 700) -> list[UInt8[np.ndarray, "h w"]]:
-    """Read the images of several folders as gray, reduced so that no side exceeds `longest_px`."""
-    return [_shrink(_read_gray(path), longest_px) for folder in folders for path in list_images(folder)]
+    """Read the images of several folders as gray, reduced so that no side exceeds `longest_px`.
+
+    Images of more than 8 bits are normalized, from their 1st to their 99th percentile.
+    """
+    return [_shrink(_read_texture(path), longest_px) for folder in folders for path in list_images(folder)]
+
+
+def _read_texture(path: Path) -> UInt8[np.ndarray, "h w"]:
+    image = open_image(path)
+    return to_gray(image.read(), image.name).round().astype(np.uint8) if image.dtype == np.uint8 else _read_normalized(path)
 
 
 def _shrink(image: UInt8[np.ndarray, "h w"], longest_px: int) -> UInt8[np.ndarray, "i j"]:

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
 from PIL import Image as PillowImage
 
-from fiducial.coords import Matrix, resize_transform, yx_to_pixel_edges
+from fiducial.coords import Matrix, apply_transform, resize_transform, yx_to_pixel_edges
 from fiducial.images import to_gray
 from fiducial.records import Defects, Places
 
@@ -56,7 +56,7 @@ def draw_places(
     canvas = np.zeros((*size, 3), np.uint8) if source is None else _to_rgb(source)
     enlarged = max(1, round(_READABLE_PX / max(size)))
     canvas = cv2.resize(canvas, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_LINEAR)
-    factor, size = factor * enlarged, (canvas.shape[0], canvas.shape[1])
+    size = (canvas.shape[0], canvas.shape[1])
     to_canvas = resize_transform(record.source_size, size)
     side = None if query is None or not len(record) else _comparison(record, canvas, to_canvas, _to_rgb(query))
     if record.found and query is not None:
@@ -68,7 +68,7 @@ def draw_places(
     for i in reversed(shown_places):
         best = i == 0 and record.found
         color = (0, 220, 100) if best else (255, 190, 0) if i == 0 else (150, 150, 150)
-        outline = _points(record.corners_yx[i] * factor)
+        outline = _points(apply_transform(to_canvas, record.corners_yx[i]))
         cv2.polylines(canvas, [outline], isClosed=True, color=color, thickness=thickness + best, lineType=cv2.LINE_AA)
         cv2.circle(canvas, outline[0].tolist(), 3 * thickness, color, -1, cv2.LINE_AA)
         x, y = outline.min(axis=0).tolist()

@@ -7,6 +7,7 @@ it, the query may be turned, looks like another exposure, and is absent from a t
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -18,7 +19,8 @@ from fiducial.confidence import EvidenceCalibration, fit_evidence
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.datasets import read_textures
 from fiducial.images import from_array
-from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator, sides_to_search
+from fiducial.matching import outline
+from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
 from fiducial.places.samples import FACTORS, SMALLEST_PX, render
 from fiducial.records import InputError
 
@@ -26,7 +28,7 @@ Picture = UInt8[np.ndarray, "_ _"]
 FOUND_IOU = 0.7  # section 6
 
 LOOKS = ("same", "gamma", "noise", "blur", "inverted", "gradient", "charging", "drift", "mixed")
-SMALLEST_QUERY_PX = 64
+_SMALLEST_CUT_PX = 64
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ def make_case(
 ) -> PlaceCase:
     """Cut a query from one of the images and reduce the image to its source.
 
-    An absent query is cut from one half of an image and sought in the other, or from another image, by even chance.
+    An absent query is cut from one half of an image and sought in the other, or from another image, by even chance; of a single
+    image, from its mirror image.
     """
-    fitting = [i for i, image in enumerate(images) if 0.7 * min(image.shape) / factor >= SMALLEST_PX * 1.1] or [0]
+    fitting = [i for i, image in enumerate(images) if 0.7 * min(image.shape) / factor >= SMALLEST_PX * 1.1]
     number = int(rng.choice(fitting))
-    shown = images[number]
-    taken, offset = shown, (0, 0)
+    shown = taken = images[number]
     if not present:
         half = shown.shape[1] // 2
         if rng.random() < 0.5 and 0.7 * half / factor >= SMALLEST_PX * 1.1:
@@ -76,13 +78,13 @@ def make_case(
         else:
             taken = images[(number + 1 + int(rng.integers(len(images) - 1))) % len(images)] if len(images) > 1 else shown[::-1]
     largest = 0.6 * min(*taken.shape, *shown.shape)
-    least = min(max(SMALLEST_QUERY_PX, 1.1 * SMALLEST_PX * factor), largest)
+    least = min(max(_SMALLEST_CUT_PX, 1.1 * SMALLEST_PX * factor), largest)
     side = float(np.exp(rng.uniform(np.log(least), np.log(largest))))
     aspect = float(np.exp(rng.uniform(0, np.log(4 / 3))))
     size = (round(side), round(min(side * aspect, largest)))
     angle = 0.0 if upright else float(rng.uniform(-180, 180))
     reach = np.hypot(*size) / 2 if angle else max(size) / 2
-    center = [rng.uniform(min(reach, n / 2), max(n - reach, n / 2)) + o for n, o in zip(taken.shape, offset, strict=True)]
+    center = [rng.uniform(min(reach, n / 2), max(n - reach, n / 2)) for n in taken.shape]
     view = shift(center[0], center[1]) @ similarity(1.0, angle) @ shift(*(-c for c in image_center_yx(size)))
     query = expose(taken, view, size, rng, look)
     reduced = (round(shown.shape[0] / factor), round(shown.shape[1] / factor))
@@ -129,13 +131,22 @@ def _to_picture(image: np.ndarray) -> Picture:
     return np.clip(image * 255, 0, 255).astype(np.uint8)
 
 
-def draw_cases(images: Sequence[Picture], count: int, seed: int, *, upright: bool | None = None) -> Iterator[PlaceCase]:
-    """Draw cases: upright and turned by turns, every third absent, each factor in turn, looks at random; balanced over 36."""
+def draw_cases(images: Sequence[Picture], count: int, seed: int) -> Iterator[PlaceCase]:
+    """Draw cases: upright and turned by turns, every third absent, each factor in turn, looks at random; balanced over 36.
+
+    Factors that leave none of the images large enough are left out.
+
+    Raises:
+        InputError: all images are too small.
+    """
+    largest = max((min(image.shape) for image in images), default=0)
+    factors = [k for k in FACTORS if 0.7 * largest / k >= SMALLEST_PX * 1.1]
+    if not factors:
+        raise InputError(f"cases need an image of at least {SMALLEST_PX * 1.1 / 0.7:.0f} px a side, the largest has {largest}")
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        straight = i % 2 == 0 if upright is None else upright
-        factor, shown = FACTORS[(i // 6) % len(FACTORS)], LOOKS[int(rng.integers(len(LOOKS)))]
-        yield make_case(images, rng, upright=straight, present=i % 3 != 2, factor=factor, look=shown)
+        factor, shown = factors[(i // 6) % len(factors)], LOOKS[int(rng.integers(len(LOOKS)))]
+        yield make_case(images, rng, upright=i % 2 == 0, present=i % 3 != 2, factor=factor, look=shown)
 
 
 def locator_method(locator: PlaceLocator) -> Method:
@@ -143,14 +154,10 @@ def locator_method(locator: PlaceLocator) -> Method:
 
     def find(query: Picture, source: Picture) -> Candidates:
         images = from_array(query), from_array(source)
-        try:
-            matches, evidence = locator.candidates(*images, sides_to_search(*images, SCALES))
-        except InputError:
-            return Candidates(np.zeros((0, 4, 2)), np.zeros(0))
-        score = locator.probability(evidence)
+        answer = locator.candidates(*images, SCALES)
+        score = locator.probability(answer.evidence)
         order = np.argsort(-score, kind="stable")[:5]
-        frame = corners_yx(images[0].size)
-        quads = np.array([apply_transform(matches[i].matrix, frame) for i in order.tolist()]).reshape(-1, 4, 2)
+        quads = np.array([outline(answer.matches[i], images[0].size) for i in order.tolist()]).reshape(-1, 4, 2)
         return Candidates(quads, score[order])
 
     return find
@@ -200,14 +207,12 @@ def fit_places(
     """Fit the probability of a place on cases drawn from images that the network has not learned from."""
     evidence, right = [], []
     for done, case in enumerate(draw_cases(images, count, seed=7), start=1):
-        pair = from_array(case.query), from_array(case.source)
-        matches, rows = locator.candidates(*pair, sides_to_search(*pair, SCALES))
-        frame = corners_yx(pair[0].size)
-        truth = None if case.query_to_source is None else apply_transform(case.query_to_source, frame)
-        for match, row in zip(matches, rows, strict=True):
+        query = from_array(case.query)
+        answer = locator.candidates(query, from_array(case.source), SCALES)
+        truth = None if case.query_to_source is None else apply_transform(case.query_to_source, corners_yx(query.size))
+        for match, row in zip(answer.matches, answer.evidence, strict=True):
             evidence.append(row)
-            quad = apply_transform(match.matrix, frame)
-            right.append(truth is not None and metrics.quad_iou(quad, truth) > FOUND_IOU)
+            right.append(truth is not None and metrics.quad_iou(outline(match, query.size), truth) > FOUND_IOU)
         if progress is not None:
             progress(done, count)
     return fit_evidence(EVIDENCE, np.array(evidence), np.array(right))
@@ -221,8 +226,8 @@ def evaluate_places_on(
     Raises:
         InputError: no images in the folder.
     """
-    from time import perf_counter  # noqa: PLC0415 (only here)
-
+    if count < 3:
+        raise InputError(f"an evaluation needs at least 3 cases, got {count}")
     images = read_textures((data,), longest_px=4096)
     rows, find = [], locator_method(locator)
     for done, case in enumerate(draw_cases(images, count, seed=1), start=1):

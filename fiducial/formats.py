@@ -343,7 +343,11 @@ def places_from_json(path: Path) -> Places:
 
 
 def places_to_geojson(record: Places) -> dict[str, Any]:
-    """Return outlines as GeoJSON polygons: in map coordinates where the source has them, else in pixels from its corner."""
+    """Return outlines as GeoJSON polygons: in map coordinates where the source has them, else in pixels from its corner.
+
+    Map coordinates are those of the source's reference system, which is named as GeoJSON of 2008 did, by its WKT; readers that
+    know later GeoJSON alone expect longitude and latitude.
+    """
     features = []
     for i, corners in enumerate(record.corners_yx):
         if record.pixel_to_world is None:
@@ -359,4 +363,5 @@ def places_to_geojson(record: Places) -> dict[str, Any]:
             "angle_deg": float(record.angle_deg[i]),
         }
         features.append({"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": [ring]}})
-    return {"type": "FeatureCollection", "features": features}
+    named = {} if record.crs is None else {"crs": {"type": "name", "properties": {"name": record.crs}}}
+    return {"type": "FeatureCollection", "features": features} | named

@@ -22,6 +22,7 @@ _LIGHT_PX = 20.0  # what changes more slowly is taken for light
 _SIMPLER = 0.002  # gain in correlation that a less simple transform must bring
 _SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
 _SEARCH_PX = 128  # longest side during the exhaustive search
+_STRIPES = 0.45  # offsets of lines beside detail, in the median, from which an image counts as striped
 _BLUR_PX = 1.5  # before correlation: what alignment judges is larger than noise and edge jitter
 
 
@@ -48,6 +49,21 @@ def local_contrast(image: Gray, range_px: float) -> Gray:
     variance = cv2.GaussianBlur(apart * apart, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
     floor = 0.04 * float(variance.mean()) + 1e-8
     return np.clip(apart / np.sqrt(variance + floor), -4, 4)
+
+
+def remove_stripes(image: Gray, range_px: float = 6.0) -> Gray:
+    """Return an image without offsets of single scan lines, as charging leaves them, if it has such stripes all over.
+
+    A line's offset is the median, along it, of its difference from the lines around (a Gaussian of `range_px`): structure
+    counts as a stripe only where it fills more than half of a line. If the offsets are small beside the image's own
+    detail, the image is returned as it is.
+    """
+    around = cv2.GaussianBlur(image, (1, 0), sigmaX=0.1, sigmaY=range_px, borderType=cv2.BORDER_REFLECT_101)
+    apart = image - around
+    offset = np.median(apart, axis=1, keepdims=True)
+    detail = float(np.median(np.abs(apart - offset)))
+    striped = float(np.median(np.abs(offset))) > _STRIPES * detail
+    return (image - offset).astype(np.float32) if striped else image
 
 
 def warp(image: Gray, matrix: Matrix, size: tuple[int, int]) -> tuple[Gray, Bool[np.ndarray, "h w"]]:

@@ -257,7 +257,8 @@ def _physical_size(tiff: Any) -> tuple[tuple[float, float] | None, str | None]: 
             if element.tag.endswith("}Pixels") and "PhysicalSizeX" in element.attrib:
                 wide = float(element.attrib["PhysicalSizeX"])
                 tall = float(element.attrib.get("PhysicalSizeY", wide))
-                return (tall, wide), element.attrib.get("PhysicalSizeXUnit", "µm")
+                if min(tall, wide) > 0 and max(tall, wide) < math.inf:
+                    return (tall, wide), element.attrib.get("PhysicalSizeXUnit", "µm")
     unit = _UNITS.get((tiff.imagej_metadata or {}).get("unit", "")) if tiff.is_imagej else None
     tags = tiff.pages[0].tags
     if unit and "XResolution" in tags and "YResolution" in tags:

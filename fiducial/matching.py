@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast
-from fiducial.images import read_reduced
+from fiducial.images import intensity_range, read_reduced
 from fiducial.metrics import quad_iou
 from fiducial.records import Image
 
@@ -74,11 +74,26 @@ def look(image: Gray) -> Look:
     return Look(contrast, local_contrast(np.sqrt(dx * dx + dy * dy), CONTRAST_PX))
 
 
-def with_side(image: Image, side: float) -> Gray:
-    """Return the gray values of an image brought to a shorter side."""
-    gray = read_reduced(image, round(max(image.size) * min(1.0, side / min(image.size))))
-    size = (max(1, round(image.size[0] * side / min(image.size))), max(1, round(image.size[1] * side / min(image.size))))
-    return gray if gray.shape == size else cv2.resize(gray, size[::-1], interpolation=cv2.INTER_LINEAR)
+def read_with_side(image: Image, side: float) -> Gray:
+    """Return an image's gray values brought to a shorter side and normalized once for the whole image.
+
+    The 1st and 99th percentile become -1 and 1, what lies beyond -4 and 4 is clipped to them. NaN and infinite values become
+    0, as what lies beyond the border of a resampled window does.
+
+    Raises:
+        InputError: constant, without finite values, or not gray or color.
+    """
+    low, high = intensity_range(image)
+    middle, half = (low + high) / 2, (high - low) / 2
+    gray = read_reduced(image, round(max(image.size) * min(1.0, side / min(image.size))), undefined=middle)
+    return with_side(np.clip((gray - np.float32(middle)) / np.float32(half), -4, 4), image.size, side)
+
+
+def with_side(image: Gray, full_size: tuple[int, int], side: float) -> Gray:
+    """Resize an image so that the shorter of its full size's sides comes to `side`."""
+    h, w = (max(1, round(n * side / min(full_size))) for n in full_size)
+    how = cv2.INTER_AREA if h < image.shape[0] else cv2.INTER_LINEAR
+    return image if image.shape == (h, w) else cv2.resize(image, (w, h), interpolation=how)
 
 
 def outline(match: Match, size: tuple[int, int]) -> Float64[np.ndarray, "4 2"]:
@@ -156,15 +171,16 @@ def _correlate(small: Look, source: Look, matrix: Matrix, margin: int) -> tuple[
     return best, offset, best_channel
 
 
-def refine(query: Image, rungs: list[Rung], match: Match) -> Match:
+def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
     """Refine a match to sub-pixel accuracy by ECC in its channel, at up to FINE_PX pixels a side.
 
     The later passes normalize the contrast of what the source shows within the query's outline alone, as the query's own
     was: a window that knows what lies beyond draws the outline inward or outward.
     """
-    side = float(np.clip(match.scale * min(query.size) * rungs[0].factor, WORK_PX, FINE_PX))
-    small = with_side(query, side)
-    query_to_small = resize_transform(query.size, (small.shape[0], small.shape[1]))
+    size = (query.shape[0], query.shape[1])
+    side = float(np.clip(match.scale * min(size) * rungs[0].factor, WORK_PX, FINE_PX))
+    small = with_side(query, size, side)
+    query_to_small = resize_transform(size, (small.shape[0], small.shape[1]))
     rung = _rung_for(match, query_to_small, rungs)
     own, theirs = _CHANNELS[match.channel]
     template, placed = look(small)[own], rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)

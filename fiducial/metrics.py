@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import shapely
 from jaxtyping import Bool, Float64, Int, Int64, UInt8
 
 from fiducial.regions import Regions
@@ -130,10 +130,10 @@ def calibration_error(probability: Float64[np.ndarray, " n"], true: Bool[np.ndar
 
 def quad_iou(a_yx: Float64[np.ndarray, "4 2"], b_yx: Float64[np.ndarray, "4 2"]) -> float:
     """Return the intersection over union of two convex quadrilaterals."""
-    a, b = (np.ascontiguousarray(quad[:, ::-1], dtype=np.float32) for quad in (a_yx, b_yx))
-    shared, _ = cv2.intersectConvexConvex(a, b)
-    area = cv2.contourArea(a) + cv2.contourArea(b) - shared
-    return float(shared / area) if area > 0 else 0.0
+    a, b = shapely.polygons(a_yx), shapely.polygons(b_yx)
+    shared = shapely.area(shapely.intersection(a, b))
+    whole = shapely.area(a) + shapely.area(b) - shared
+    return float(shared / whole) if whole > 0 else 0.0
 
 
 def corner_error(found_yx: Float64[np.ndarray, "4 2"], true_yx: Float64[np.ndarray, "4 2"]) -> float:
@@ -143,11 +143,15 @@ def corner_error(found_yx: Float64[np.ndarray, "4 2"], true_yx: Float64[np.ndarr
 
 
 def false_accept_rate(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"], accept: float = 0.95) -> float:
-    """Return the share of absent cases that score as high as the best `accept` of the present ones."""
+    """Return the share of absent cases that score as high as the best `accept` of the present ones; NaN without either."""
+    if not len(present) or not len(absent):
+        return float("nan")
     return float((absent >= np.quantile(present, 1 - accept)).mean())
 
 
 def auroc(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"]) -> float:
-    """Return the chance that a present case scores above an absent one; ties count half."""
+    """Return the chance that a present case scores above an absent one; ties count half; NaN without either."""
+    if not len(present) or not len(absent):
+        return float("nan")
     above, equal = (present[:, None] > absent).mean(), (present[:, None] == absent).mean()
     return float(above + equal / 2)

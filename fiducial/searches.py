@@ -53,13 +53,21 @@ def run_searches(
     The tables are rewritten after each query.
 
     Raises:
-        InputError: the only query failed in its only source; of several, a failure is reported and the run goes on.
+        InputError: the only query cannot be read, or failed in its only source; of several, a failure is reported and the run
+            goes on.
     """
     searches: list[Search] = []
     for name, query in zip(unique_names(queries), queries, strict=True):
         found, errors = [], []
         for done, source in enumerate(sources):
             note(len(searches) * len(sources) + done, len(queries) * len(sources))
+            try:
+                open_image(query, max_bytes)  # a query that cannot be read fails once, not in every source
+            except (InputError, OSError) as error:
+                if len(queries) == 1:
+                    raise
+                errors.append(str(error))
+                break
             try:
                 found.append((source, locate(query, source)))
             except (InputError, OSError) as error:
@@ -77,7 +85,10 @@ def run_searches(
 
 
 def write_search(record: Places, query: Path, source: Path, folder: Path, max_bytes: int) -> None:
-    """Write a record as tables and overlay, and where the query was found, the query on the source's grid."""
+    """Write a record as tables and overlay, and where the query was found, the query on the source's grid.
+
+    The last is left out where it would exceed the budget.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("places.csv", "places.json", "places.geojson"):
         record.save(folder / name)
@@ -85,7 +96,7 @@ def write_search(record: Places, query: Path, source: Path, folder: Path, max_by
     shown = (read_reduced(image, OVERLAY_PX) for image in (overview, sought))
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
     resampled = folder / "query_on_source.tif"
-    if record.found:
+    if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
         write_image(resampled, on_source_grid(record, sought), record.pixel_size, record.unit or "µm")
     else:
         resampled.unlink(missing_ok=True)
@@ -124,8 +135,7 @@ def _first_place(record: Places) -> dict[str, object]:
     if not len(record):
         return {"probability": 0.0}
     place = record.to_frame().iloc[0]
-    names = [name for name in place.index if not name.startswith(("corner", "correlation"))]
-    return {name: round(float(place[name]), 4) for name in names}
+    return {str(name): round(float(place[name]), 4) for name in place.index if name != "correlation"}
 
 
 def every_pair(searches: list[Search]) -> pd.DataFrame:

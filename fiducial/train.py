@@ -392,7 +392,10 @@ def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = N
     network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
     where = choose_device("auto")
     locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
-    weights.save(out / "weights.safetensors", "places", network, card, fit_places(locator, held))
+    with Progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+        fitted = fit_places(locator, held, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    weights.save(out / "weights.safetensors", "places", network, card, fitted)
     return network
 
 

@@ -82,6 +82,23 @@ def test_shifting_the_source_shifts_the_answer() -> None:
     assert np.allclose(whole.corners_yx[0] - part.corners_yx[0], [48, 32], atol=0.5)
 
 
+@pytest.mark.parametrize(("gain", "offset"), [(1e-9, 0.0), (1.0, 30000.0), (-1.0, 255.0)])
+def test_neither_unit_nor_black_level_matter_even_over_the_border(gain: float, offset: float) -> None:
+    image = overview().astype(np.float64)
+    query, view = cut(image, (230.0, 300.0), 0.0)
+    found = fiducial.locate(query, gain * image[:, :340] + offset)
+    assert found.found
+    assert iou(found, view) > 0.8
+
+
+def test_holes_do_not_hide_a_view() -> None:
+    image = overview().astype(np.float64) + 1000
+    query, view = cut(image, (230.0, 300.0), 0.0)
+    image[200:250, 300:350] = np.nan
+    query[:25] = np.nan
+    assert iou(fiducial.locate(query, image), view) > 0.8
+
+
 def test_two_equal_places_are_both_returned() -> None:
     tile = half(overview())
     source = np.hstack([tile, tile])
@@ -115,6 +132,34 @@ def test_pixel_sizes_say_the_scale(tmp_path: Path) -> None:
     assert frame["y_um"][0] == pytest.approx(0.5 * frame["y_px"][0])
     with pytest.raises(InputError, match="larger than"):
         fiducial.locate(image, query, scale=1.0)
+    tifffile.imwrite(tmp_path / "n.ome.tif", image, metadata=meta | {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"})
+    with pytest.raises(InputError, match="larger than"):  # the source is a thousand times as fine
+        fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "n.ome.tif")
+    tifffile.imwrite(tmp_path / "o.ome.tif", image, metadata=meta | {"PhysicalSizeX": 1.0})
+    with pytest.raises(InputError, match="square"):
+        fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "o.ome.tif")
+
+
+def test_a_stated_scale_bounds_the_answer() -> None:
+    image = overview()
+    query, _ = cut(image, (230.0, 300.0), 0.0)
+    for scale in (0.8, (0.5, 0.85)):
+        found = fiducial.locate(query, image, scale=scale)
+        assert (found.scale < 0.92).all()
+        assert not found.found
+        assert "scales from" in found.reason
+
+
+@pytest.mark.parametrize("options", [{"scale": -1.0}, {"scale": (0.5, 0.2)}, {"most": 0}, {"min_probability": 1.5}])
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="must"):
+        fiducial.locate(half(overview()), overview(), **options)
+
+
+def test_nothing_proposed_is_not_found_at_any_probability() -> None:
+    flat = np.tile(np.linspace(0, 1, 64), (64, 1))
+    found = fiducial.locate(flat, half(overview()), min_probability=0.0, scale=(0.9, 0.95))
+    assert found.found == (len(found) > 0)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +244,7 @@ def test_geojson_closes_rings_and_counts_from_the_corner_without_a_map(tmp_path:
     record().save(tmp_path / "m.geojson")
     ring = np.array(json.loads((tmp_path / "m.geojson").read_text())["features"][0]["geometry"]["coordinates"][0])
     assert np.allclose(ring[0], record().corners_yx[0][0][::-1] * [10, -10] + [505, 895])
+    assert json.loads((tmp_path / "m.geojson").read_text())["crs"]["properties"]["name"] == "LOCAL"
 
 
 def test_overlays_fit_the_source_and_hold_the_query(tmp_path: Path) -> None:
@@ -256,6 +302,8 @@ def test_exit_status_says_found_not_here_and_bad_input(folder: Path) -> None:
     status, _, line = run("locate", folder / "nothing.png", gravel, "-o", folder / "o")
     assert status == 2
     assert len(line.strip().splitlines()) == 1
+    for bad in (("--weights", "nope"), ("--min-probability", "2"), ("--device", "tpu")):
+        assert run("locate", folder / "views" / "one.png", folder / "overviews", "-o", folder / "o", *bad)[0] == 2
     status, text, _ = run("locate", folder / "views" / "one.png", gravel, "-o", folder / "o", "--json")
     assert json.loads(text)[0]["found"] == "found"
 

@@ -6,7 +6,7 @@ import pytest
 
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
-from fiducial.matching import Match, Rung, apart, compare, look, outline, refine, with_side
+from fiducial.matching import Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
 
 SIZE = (83, 101)
 
@@ -35,7 +35,7 @@ def rungs_of(source: np.ndarray) -> list[Rung]:
 def test_compare_and_refine_find_the_place_from_a_rough_guess(sign: int) -> None:
     source, query, truth = scene()
     image = from_array(sign * query)
-    small = with_side(image, 40)
+    small = read_with_side(image, 40)
     to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
     center = image_center_yx(SIZE)
     guess = Match(shift(5.0, -6.0) @ truth @ similarity(1.1, 8.0, center), 0.0, 0.5)
@@ -43,7 +43,7 @@ def test_compare_and_refine_find_the_place_from_a_rough_guess(sign: int) -> None
     near = compare(look(small), to_small, rungs, guess, angles=(-8, 0, 8), stretches=(0.9, 1.0, 1.1), pad=0.3)
     assert near.correlation > 0.7
     assert near.confidence == 0.5
-    found = refine(image, rungs, near)
+    found = refine(sign * query, rungs, near)
     error = np.linalg.norm(outline(found, SIZE) - apply_transform(truth, corners_yx(SIZE)), axis=1)
     assert error.max() < 0.2
     assert found.correlation > 0.95
@@ -53,7 +53,7 @@ def test_edges_alone_are_enough() -> None:
     source, query, truth = scene()
     smooth = cv2.GaussianBlur(query, (0, 0), 1.5)
     edges = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    small = with_side(from_array(edges), 40)
+    small = read_with_side(from_array(edges), 40)
     to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
     match = Match(truth, 0.0, 0.5)
     near = compare(look(small), to_small, rungs_of(source), match, angles=(0,), stretches=(1.0,), pad=0.1)
@@ -63,7 +63,7 @@ def test_edges_alone_are_enough() -> None:
 
 def test_a_place_beyond_the_source_correlates_with_nothing() -> None:
     source, query, _ = scene()
-    small = with_side(from_array(query), 40)
+    small = read_with_side(from_array(query), 40)
     to_small = resize_transform(SIZE, (small.shape[0], small.shape[1]))
     away = Match(shift(2000.0, 2000.0), 0.0, 0.5)
     assert compare(look(small), to_small, rungs_of(source), away, angles=(0,), stretches=(1.0,), pad=0.1).correlation <= 0
@@ -80,7 +80,14 @@ def test_places_that_overlap_are_one() -> None:
     assert len(apart(places, SIZE, 1)) == 1
 
 
-def test_with_side_keeps_the_shape() -> None:
-    image = from_array(texture((90, 180)))
-    assert with_side(image, 40).shape == (40, 80)
-    assert with_side(image, 120).shape == (120, 240)
+def test_a_side_is_brought_to_size_and_intensities_to_one_range_whatever_their_unit() -> None:
+    image = texture((90, 180))
+    plain = read_with_side(from_array(image), 40)
+    assert plain.shape == (40, 80)
+    assert np.percentile(read_with_side(from_array(image), 90), [1, 99]) == pytest.approx([-1, 1], abs=0.02)
+    np.testing.assert_allclose(read_with_side(from_array(1e-9 * image.astype(np.float64)), 40), plain, atol=1e-4)
+    np.testing.assert_allclose(read_with_side(from_array(30000 + 500 * image), 40), plain, atol=1e-2)
+    holes = image.copy()
+    holes[:9], holes[0, 0] = np.nan, np.inf
+    assert not read_with_side(from_array(holes), 90)[:9].any()
+    assert with_side(image, (90, 180), 120).shape == (120, 240)

@@ -78,3 +78,16 @@ def test_false_accepts_are_counted_where_95_of_100_present_ones_are_accepted() -
     present = np.arange(100) / 100
     assert metrics.false_accept_rate(present, np.array([0.01, 0.03, 0.5, 0.9])) == 0.5
     assert metrics.auroc(np.array([0.9, 0.4]), np.array([0.4, 0.1])) == pytest.approx(3.5 / 4)
+
+
+def test_quad_iou_of_nearly_equal_quadrilaterals_is_nearly_one(rng: np.random.Generator) -> None:
+    for _ in range(300):
+        angle, side = rng.uniform(0, 2 * np.pi), rng.uniform(5, 500)
+        turn = side * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        quad = np.array([[0.0, 0], [0, 1], [1, 1], [1, 0]]) @ turn + rng.uniform(0, 1000, 2)
+        assert metrics.quad_iou(quad, quad + 10 ** rng.uniform(-8, -4)) > 0.999
+
+
+def test_scores_without_cases_are_nan() -> None:
+    assert np.isnan(metrics.auroc(np.zeros(0), np.ones(2)))
+    assert np.isnan(metrics.false_accept_rate(np.ones(2), np.zeros(0)))

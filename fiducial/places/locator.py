@@ -19,10 +19,22 @@ from torch import Tensor
 
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
-from fiducial.geometry import local_contrast
-from fiducial.images import intensity_range
+from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.layers import fold_norms
-from fiducial.matching import CONTRAST_PX, SAME_IOU, WORK_PX, Match, Rung, apart, compare, look, outline, refine, with_side
+from fiducial.matching import (
+    CONTRAST_PX,
+    SAME_IOU,
+    WORK_PX,
+    Match,
+    Rung,
+    apart,
+    compare,
+    look,
+    outline,
+    read_with_side,
+    refine,
+    with_side,
+)
 from fiducial.metrics import quad_iou
 from fiducial.places.network import FTFY, Output
 from fiducial.records import Image, InputError, Places, Progress, Provenance
@@ -30,12 +42,15 @@ from fiducial.tiles import tiles
 
 SMALLEST_QUERY_PX = 32
 SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little is left to compare
+SMALLEST_STATED_PX = 12.0  # the same where the scale is stated
 SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
 NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
 TURNS = 6  # views of the query
 SMALL_SOURCE_PX = 500_000
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
 TILE_PX, MARGIN_PX = 1536, 96
+VIEW_PX = 224  # largest shorter side at which a query is looked at
+_SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROPOSALS, REFINED = 64, 10  # how many are verified, and how many of these refined
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
@@ -55,6 +70,15 @@ class Proposals:
     def __len__(self) -> int:
         """Return the number of proposals."""
         return len(self.side)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Places of a query, the evidence for each (columns as EVIDENCE), and the least and largest side that was searched."""
+
+    matches: list[Match]
+    evidence: Float64[np.ndarray, "n k"]
+    sides: tuple[float, float]
 
 
 class PlaceLocator:
@@ -82,26 +106,27 @@ class PlaceLocator:
             InputError: an image is constant, without finite values, not gray or color, a query under 32 px, or larger than
                 the source at every scale searched.
         """
-        sides = sides_to_search(query, source, scales)
-        matches, evidence = self.candidates(query, source, sides, progress)
-        score = self.probability(evidence)
+        answer = self.candidates(query, source, scales, progress)
+        matches, score = answer.matches, self.probability(answer.evidence)
+        searched = (answer.sides[0] / min(query.size), answer.sides[1] / min(query.size))
         order = np.argsort(-score, kind="stable")[:most]
         score, matrices = score[order], np.array([matches[i].matrix for i in order.tolist()]).reshape(-1, 3, 3)
         frame = corners_yx(query.size)
         best = float(score.max(initial=0.0))
-        found = best >= min_probability
+        found = len(score) > 0 and best >= min_probability
+        doubt = f"not here: the best place has probability {best:.2f}, needs {min_probability:g}"
         return Places(
             corners_yx=np.array([apply_transform(m, frame) for m in matrices]).reshape(-1, 4, 2),
             score=score,
             query_to_source=matrices,
             correlation=np.array([matches[i].correlation for i in order.tolist()], dtype=np.float64),
             found=found,
-            reason="" if found else f"not here: the best place has probability {best:.2f}, needs {min_probability:g}",
+            reason="" if found else f"{doubt} (searched: scales from {searched[0]:.3g} to {searched[1]:.3g})",
             query=query.name,
             source=source.name,
             query_size=query.size,
             source_size=source.size,
-            scales=(sides[0] / min(query.size), sides[1] / min(query.size)),
+            scales=searched,
             pixel_size=source.pixel_size,
             unit=source.unit,
             crs=source.crs,
@@ -109,31 +134,32 @@ class PlaceLocator:
             provenance=provenance,
         )
 
-    def candidates(
-        self, query: Image, source: Image, sides: tuple[float, float], progress: Progress | None = None
-    ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+    def candidates(self, query: Image, source: Image, scales: tuple[float, float], progress: Progress | None = None) -> Answer:
         """Propose, verify and refine; return the places apart from each other and the evidence for each.
 
-        The finest rung costs most. It is left out where the others hold a place that is all but certain.
+        The finest rung, where the smallest boxes are sought, costs most. It is left out where the others hold a place that is
+        all but certain; the answer's sides say so. Raises as `locate`.
         """
-        for image in (query, source):
-            intensity_range(image)  # refuses a constant image, and one without finite values
+        sides = sides_to_search(query, source, scales)
+        view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
-        filters = self.filters(query)
+        filters = self.filters(view)
         parts: list[Proposals] = []
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None:
-                matches, evidence = verify(query, thin(parts, PROPOSALS, sides), rungs, sides)
+                matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
                 if self.probability(evidence).max(initial=0.0) > CERTAIN:
+                    sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                     break
             parts.append(self.propose(rung, filters))
             if progress is not None:
                 progress(done, len(rungs) + 1)
         else:
-            matches, evidence = verify(query, thin(parts, PROPOSALS, sides), rungs, sides)
+            matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
         if progress is not None:
             progress(len(rungs) + 1, len(rungs) + 1)
-        return matches, evidence
+        to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
+        return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
 
     def probability(self, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
         """Return the probability of each place; without a calibration, the correlation stands in."""
@@ -141,7 +167,7 @@ class PlaceLocator:
             return np.tanh(evidence[:, 0])
         return evidence_to_probability(self.calibration, evidence)
 
-    def filters(self, query: Image) -> Float32[Tensor, "r n d"]:
+    def filters(self, query: Gray) -> Float32[Tensor, "r n d"]:
         """Encode the turned views of a query, once."""
         views = torch.from_numpy(turned_views(query, self.network.config.query_px))[:, None]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -176,25 +202,37 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
     if not 0 < scales[0] <= scales[1]:
         raise InputError(f"scales must be above 0, least first, got {scales}")
     shorter, longer = min(query.size), max(query.size)
+    narrow = scales[1] < 1.5 * scales[0]  # a scale that was stated
     largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
-    least = max(scales[0] * shorter, min(SMALLEST_SIDE_PX, scales[1] * shorter))
-    if scales[1] * shorter < SMALLEST_SIDE_PX / 2:
-        raise InputError(f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few to compare")
+    smallest = SMALLEST_STATED_PX if narrow else SMALLEST_SIDE_PX
+    least = max(scales[0] * shorter, smallest / min(1.0, _largest_factor(source)))
+    if scales[1] * shorter < smallest:
+        raise InputError(
+            f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few: needs {smallest:.0f}"
+        )
     if least > largest:
         raise InputError(
             f"{query.name} is larger than {source.name} at every scale searched ({scales[0]:.3g} to {scales[1]:.3g}): "
-            "swap them, or state the scale (--scale)"
+            "swap them, or state another scale (--scale)"
         )
     return least, largest
 
 
-def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
-    """Reduce the source until each side of a box between two bounds has a rung at which it measures NOMINAL_PX."""
+def _largest_factor(source: Image) -> float:
+    """Return the largest factor by which a source's sides may be multiplied for a rung."""
     area = source.size[0] * source.size[1]
     finest = 1.5 if area < SMALL_SOURCE_PX else 1.0  # enlarging costs little where there is little
-    factor = min(finest, NOMINAL_PX[0] / sides[0], (LARGEST_RUNG_PX / area) ** 0.5)
+    return min(finest, float((LARGEST_RUNG_PX / area) ** 0.5))
+
+
+def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
+    """Reduce the source until each side of a box between two bounds has a rung at which it measures NOMINAL_PX.
+
+    On the finest rung boxes may be smaller, down to SMALLEST_SIDE_PX: larger sources are not enlarged for them.
+    """
+    factor = min(_largest_factor(source), NOMINAL_PX[0] / sides[0])
     rungs: list[Rung] = []
-    image = with_side(source, min(source.size) * factor)
+    image = read_with_side(source, min(source.size) * factor)
     while True:
         size = (image.shape[0], image.shape[1])
         matrix = resize_transform(source.size, size)
@@ -206,9 +244,9 @@ def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def turned_views(query: Image, side: int) -> Float32[np.ndarray, "r k k"]:
+def turned_views(query: Gray, side: int) -> Float32[np.ndarray, "r k k"]:
     """Return the query's middle square of side × side pixels, normalized, turned TURNS times; 0 where it shows nothing."""
-    small = with_side(query, side)
+    small = with_side(query, (query.shape[0], query.shape[1]), side)
     contrast = local_contrast(small, CONTRAST_PX)
     (y, x), (cy, cx) = image_center_yx((small.shape[0], small.shape[1])), image_center_yx((side, side))
     views = []
@@ -264,35 +302,34 @@ def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Propo
 
 
 def verify(
-    query: Image, proposals: Proposals, rungs: list[Rung], sides: tuple[float, float]
+    query: Gray, proposals: Proposals, rungs: list[Rung], sides: tuple[float, float]
 ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
     """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
     if not len(proposals):
         return [], np.zeros((0, len(EVIDENCE)))
-    small = with_side(query, WORK_PX)
-    to_small = resize_transform(query.size, (small.shape[0], small.shape[1]))
+    size = (query.shape[0], query.shape[1])
+    small = with_side(query, size, WORK_PX)
+    to_small = resize_transform(size, (small.shape[0], small.shape[1]))
     near = partial(compare, look(small), to_small, rungs)
-    starts = list(_starts(query, proposals))
+    starts = list(_starts(size, proposals))
     with ThreadPoolExecutor(2) as pool:
         coarse = list(pool.map(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3), starts))
         order = np.argsort([-match.correlation for match in coarse], kind="stable")
-        chosen = apart([coarse[i] for i in order], query.size, 2 * REFINED)
+        chosen = apart([coarse[i] for i in order], size, 2 * REFINED)
         closer = list(pool.map(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1), chosen))
         closer.sort(key=lambda match: -match.correlation)
         finest = partial(refine, query, rungs)
-        refined = sorted(pool.map(finest, apart(closer, query.size, REFINED)), key=lambda match: -match.correlation)
+        refined = sorted(pool.map(finest, apart(closer, size, REFINED)), key=lambda match: -match.correlation)
     refined = [
-        match
-        for match in apart(refined, query.size, REFINED)
-        if sides[0] / 1.1 <= match.scale * min(query.size) <= sides[1] * 1.1
+        match for match in apart(refined, size, REFINED) if sides[0] / _SLACK <= match.scale * min(size) <= sides[1] * _SLACK
     ]
     background = np.array([match.correlation for match in coarse])
-    frames = [outline(match, query.size) for match in coarse]
+    frames = [outline(match, size) for match in coarse]
     rows = []
     for match in refined:
-        own = outline(match, query.size)
+        own = outline(match, size)
         others = background[[quad_iou(own, frame) < SAME_IOU for frame in frames]]
-        rows.append(_evidence(match, others, min(query.size)))
+        rows.append(_evidence(match, others, min(size)))
     return refined, np.array(rows).reshape(-1, len(EVIDENCE))
 
 
@@ -310,10 +347,10 @@ def _evidence(match: Match, others: Float64[np.ndarray, " n"], side: int) -> lis
     ]
 
 
-def _starts(query: Image, proposals: Proposals) -> Iterator[Match]:
-    y, x = image_center_yx(query.size)
+def _starts(size: tuple[int, int], proposals: Proposals) -> Iterator[Match]:
+    y, x = image_center_yx(size)
     for center, side, angle, confidence in zip(
         proposals.center_yx, proposals.side, proposals.angle, proposals.confidence, strict=True
     ):
-        turn = similarity(side / min(query.size), float(np.rad2deg(angle)))
+        turn = similarity(side / min(size), float(np.rad2deg(angle)))
         yield Match(shift(center[0], center[1]) @ turn @ shift(-y, -x), 0.0, float(confidence))
