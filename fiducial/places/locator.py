@@ -52,6 +52,7 @@ TILE_PX, MARGIN_PX = 1536, 96
 VIEW_PX = 224  # largest shorter side at which a query is looked at
 _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
+PROMISING = 0.25  # confidence of a proposal at which this is looked into
 PROPOSALS, REFINED = 64, 10  # how many are verified, and how many of these refined
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
@@ -146,7 +147,7 @@ class PlaceLocator:
         filters = self.filters(view)
         parts: list[Proposals] = []
         for done, rung in enumerate(reversed(rungs), start=1):
-            if done == len(rungs) > 1 and self.calibration is not None:
+            if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
                 matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
                 if self.probability(evidence).max(initial=0.0) > CERTAIN:
                     sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
@@ -191,6 +192,11 @@ class PlaceLocator:
         whole = _join(found)
         back = np.linalg.inv(rung.from_source)
         return replace(whole, center_yx=apply_transform(back, whole.center_yx), side=whole.side / rung.factor)
+
+
+def _promising(parts: list[Proposals]) -> bool:
+    """Say whether a proposal is confident enough that verifying it early may spare the rest of the search."""
+    return max((float(part.confidence.max(initial=0.0)) for part in parts), default=0.0) > PROMISING
 
 
 def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
