@@ -166,7 +166,7 @@ def median_seconds(method: Method, pairs: Sequence[tuple[Picture, Picture]]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sem/nanomfg and sem/nasa")
-    parser.add_argument("--cases", type=int, default=288)
+    parser.add_argument("--cases", type=int, default=216)
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of places; the shipped ones by default")
     parser.add_argument("--triplet", type=Path, default=None, help="weights of triplets; the shipped ones by default")

@@ -312,7 +312,7 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
     hidden = ("sample", "template", "query", "corner", "n_", "why")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
-        shown.add_column(str(column))
+        shown.add_column(str(column), overflow="fold")
     short = table[columns].assign(
         **({"source": table["source"].map(lambda p: Path(str(p)).name)} if "source" in columns else {})
     )
