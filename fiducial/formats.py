@@ -249,9 +249,10 @@ def save_places(record: Places, path: Path) -> None:
 
 
 def places_to_frame(record: Places) -> pd.DataFrame:
-    """Return one row per place: center, corners, scale and angle; also in the source's unit and map coordinates, if it has any.
+    """Return one row per place: center, scale, angle, shift, corners; points also in the source's unit and on its map, if any.
 
-    The corners 0 to 3 are the query's top left, top right, bottom right and bottom left.
+    The shift is where the center of the query's first pixel lies. The corners 0 to 3 are the query's top left, top right,
+    bottom right and bottom left.
     """
     center = _centers(record)
     columns: dict[str, Any] = {
@@ -261,15 +262,19 @@ def places_to_frame(record: Places) -> pd.DataFrame:
         "x_px": center[:, 1],
         "scale": record.scale,
         "angle_deg": record.angle_deg,
+        "shift_y_px": record.query_to_source[:, 1, 2],
+        "shift_x_px": record.query_to_source[:, 0, 2],
     }
-    for i in range(4):
-        columns |= {f"corner{i}_y_px": record.corners_yx[:, i, 0], f"corner{i}_x_px": record.corners_yx[:, i, 1]}
-    if record.pixel_size is not None:
-        unit = (record.unit or "µm").replace("µ", "u")
-        columns |= {f"y_{unit}": center[:, 0] * record.pixel_size[0], f"x_{unit}": center[:, 1] * record.pixel_size[1]}
-    if record.pixel_to_world is not None:
-        world = apply_transform(record.pixel_to_world, center)
-        columns |= {"map_x": world[:, 1], "map_y": world[:, 0]}
+    points = {"": center} | {f"corner{i}_": record.corners_yx[:, i] for i in range(4)}
+    for name, yx in points.items():
+        if name:
+            columns |= {f"{name}y_px": yx[:, 0], f"{name}x_px": yx[:, 1]}
+        if record.pixel_size is not None:
+            unit = (record.unit or "µm").replace("µ", "u")
+            columns |= {f"{name}y_{unit}": yx[:, 0] * record.pixel_size[0], f"{name}x_{unit}": yx[:, 1] * record.pixel_size[1]}
+        if record.pixel_to_world is not None:
+            world = apply_transform(record.pixel_to_world, yx)
+            columns |= {f"{name}map_x": world[:, 1], f"{name}map_y": world[:, 0]}
     return pd.DataFrame(columns)
 
 

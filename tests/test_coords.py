@@ -60,3 +60,12 @@ def test_boxes_convert_there_and_back() -> None:
     box = np.array([[0.0, 3.0, 4.0, 9.0]])
     np.testing.assert_array_equal(coords.yx_to_pixel_edges(coords.pixel_edges_to_yx(box)), box)
     np.testing.assert_array_equal(coords.pixel_edges_to_yx(box), [[-0.5, 2.5, 3.5, 8.5]])
+
+
+def test_cells_and_parts_give_the_place_back() -> None:
+    ordinate = torch.tensor([-0.5, 0.0, 3.5, 7.4, 7.6, 39.4, 90.0, -9.0], dtype=torch.float64)
+    cell, part = coords.cell_and_part(ordinate, 8, 5)
+    assert cell.tolist() == [0, 0, 0, 0, 1, 4, 4, 0]
+    inside = slice(0, 6)
+    torch.testing.assert_close((cell + part)[inside] * 8 - 0.5, ordinate[inside])
+    assert part[6:].tolist() == [1, 0]  # what lies outside is brought to the border

@@ -1,5 +1,6 @@
 """A board laid over its displaced, re-lit self is found; another board is not trusted."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,3 +63,14 @@ def test_correlation_is_one_for_other_light_and_undefined_is_minus_one(rng: np.r
     assert geometry.correlation(a, 3 * a + 2, everywhere) == pytest.approx(1, abs=1e-5)
     assert geometry.correlation(a, np.ones_like(a), everywhere) == -1
     assert geometry.correlation(a, a, ~everywhere) == -1
+
+
+def test_stripes_of_scan_lines_are_removed_and_nothing_else(rng: np.random.Generator) -> None:
+    image = cv2.GaussianBlur(rng.random((120, 160), dtype=np.float32), (0, 0), 2.0)
+    image[40:] += 0.2  # an edge along the lines is no stripe: there are none elsewhere
+    assert geometry.remove_stripes(image) is image
+    lines = rng.normal(0, 0.3, (120, 1)).astype(np.float32)
+    cleaned = geometry.remove_stripes(image + lines)
+    left = np.median(cleaned - image, axis=1)
+    assert np.abs(left - cv2.GaussianBlur(lines, (1, 0), sigmaX=0.1, sigmaY=6.0)[:, 0]).mean() < 0.05  # slow changes stay
+    assert np.std(cleaned - image) < 0.4 * np.std(lines)

@@ -232,6 +232,10 @@ def test_tables_state_pixels_units_and_map_coordinates() -> None:
     assert frame["angle_deg"].tolist() == pytest.approx([30, -90])
     assert frame["x_um"].tolist() == pytest.approx((3 * frame["x_px"]).tolist())
     assert frame["map_x"].tolist() == pytest.approx((10 * frame["x_px"] + 505).tolist())
+    assert frame["corner2_y_um"].tolist() == pytest.approx((2 * frame["corner2_y_px"]).tolist())
+    assert frame["corner3_map_y"].tolist() == pytest.approx((-10 * frame["corner3_y_px"] + 895).tolist())
+    first = [apply_transform(m, np.zeros((1, 2)))[0] for m in record().query_to_source]
+    np.testing.assert_allclose(frame[["shift_y_px", "shift_x_px"]], first)
     assert list(places_to_frame(record(found=False))) == list(frame)
 
 
