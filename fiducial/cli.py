@@ -101,8 +101,9 @@ def locate(
 ) -> None:
     """Find where a zoomed-in view lies in an overview: corners, scale, angle, probability, or "not here".
 
-    Of many sources, each query finds its own. Exit status: 0 done (found), 1 some inputs of many failed, 2 bad input, 3 not
-    found (one query).
+    Of many sources, each query finds its own.
+
+    Exit status: 0 done, 1 some inputs of many failed, 2 bad input, 3 not here (one query).
 
     Example: fiducial locate zoom.tif overview.tif -o results
     """

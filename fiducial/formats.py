@@ -6,8 +6,9 @@ all.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from fiducial.drawing import draw_defects, draw_places
 from fiducial.images import write_image, write_json, write_text
 from fiducial.records import Defects, InputError, Places, Provenance
 from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
+
+RecordT = TypeVar("RecordT")
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
 
@@ -119,18 +122,23 @@ def defects_from_json(path: Path) -> Defects:
     Raises:
         InputError: not such a file.
     """
+    return _read_record(path, "defects", _defects_from)
+
+
+def _read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT]) -> RecordT:
+    """Read a JSON file that states its format, and build the record; whatever does not fit becomes an InputError."""
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
-        if stated["format"] != "fiducial.defects/1":
-            raise InputError(f"expected format fiducial.defects/1, {path} states {stated['format']!r}")
-        return _record_from(stated)
+        if stated["format"] != f"fiducial.{kind}/1":
+            raise InputError(f"expected format fiducial.{kind}/1, {path} states {stated['format']!r}")
+        return build(stated)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not a record of defects: {error!r}") from error
+        raise InputError(f"{path} is not a record of {kind}: {error!r}") from error
 
 
-def _record_from(stated: dict[str, Any]) -> Defects:
+def _defects_from(stated: dict[str, Any]) -> Defects:
     size, defects, made = tuple(stated["size_yx"]), stated["defects"], stated["provenance"]
     mask = np.zeros(size, np.uint8)
     for label, lengths in stated["mask"].items():
@@ -318,33 +326,29 @@ def places_from_json(path: Path) -> Places:
     Raises:
         InputError: not such a file.
     """
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        if stated["format"] != "fiducial.places/1":
-            raise InputError(f"expected format fiducial.places/1, {path} states {stated['format']!r}")
-        places, pixel_size = stated["places"], stated["pixel_size_yx"]
-        return Places(
-            corners_yx=np.array([place["corners_yx"] for place in places], np.float64).reshape(-1, 4, 2),
-            score=np.array([place["score"] for place in places], np.float64),
-            query_to_source=np.array([place["query_to_source"] for place in places], np.float64).reshape(-1, 3, 3),
-            correlation=np.array([place["correlation"] for place in places], np.float64),
-            found=stated["found"],
-            reason=stated["reason"],
-            query=stated["query"],
-            source=stated["source"],
-            query_size=tuple(stated["query_size_yx"]),
-            source_size=tuple(stated["source_size_yx"]),
-            scales=tuple(stated["scales"]),
-            pixel_size=None if pixel_size is None else tuple(pixel_size),
-            unit=stated["unit"],
-            crs=stated["crs"],
-            pixel_to_world=_matrix(stated["pixel_to_world"]),
-            provenance=_provenance(stated["provenance"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a record of places: {error!r}") from error
+    return _read_record(path, "places", _places_from)
+
+
+def _places_from(stated: dict[str, Any]) -> Places:
+    places, pixel_size = stated["places"], stated["pixel_size_yx"]
+    return Places(
+        corners_yx=np.array([place["corners_yx"] for place in places], np.float64).reshape(-1, 4, 2),
+        score=np.array([place["score"] for place in places], np.float64),
+        query_to_source=np.array([place["query_to_source"] for place in places], np.float64).reshape(-1, 3, 3),
+        correlation=np.array([place["correlation"] for place in places], np.float64),
+        found=stated["found"],
+        reason=stated["reason"],
+        query=stated["query"],
+        source=stated["source"],
+        query_size=tuple(stated["query_size_yx"]),
+        source_size=tuple(stated["source_size_yx"]),
+        scales=tuple(stated["scales"]),
+        pixel_size=None if pixel_size is None else tuple(pixel_size),
+        unit=stated["unit"],
+        crs=stated["crs"],
+        pixel_to_world=_matrix(stated["pixel_to_world"]),
+        provenance=_provenance(stated["provenance"]),
+    )
 
 
 def places_to_geojson(record: Places) -> dict[str, Any]:
