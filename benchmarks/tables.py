@@ -63,14 +63,16 @@ def places(table: pd.DataFrame) -> str:
     """Render what each method makes of the same cases."""
     columns = {
         "upright_k1": "upright, K = 1",
-        "upright_k5": "K = 5",
+        "upright_k5": "upright, K = 5",
         "turned_k1": "any angle, K = 1",
-        "turned_k5": "K = 5 ",
+        "turned_k5": "any angle, K = 5",
         "absent_accepted": "absent accepted",
         "auroc": "AUROC",
         "corner_error": "corner error / side",
         "calibration_error": "calibration error",
         "seconds": "s / query",
+        "paper_k1": "paper's criterion, K = 1",
+        "paper_k5": "paper's criterion, K = 5",
     }
     shown = table[["method", *columns]].rename(columns=columns)
     return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)

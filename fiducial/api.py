@@ -143,8 +143,12 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 def _inspector(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, DefectInspector]:
     """Load weights once per process, device and version of the file."""
-    changed = Path(weights).stat().st_mtime_ns if weights is not None and Path(weights).is_file() else 0
-    return _load_inspector(None if weights is None else str(weights), device, changed)
+    return _load_inspector(None if weights is None else str(weights), device, _version_of(weights))
+
+
+def _version_of(weights: str | Path | None) -> int:
+    """Return when a file of weights last changed; 0 for those that ship."""
+    return Path(weights).stat().st_mtime_ns if weights is not None and Path(weights).is_file() else 0
 
 
 @lru_cache(maxsize=4)
@@ -236,8 +240,7 @@ _METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 
 
 def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:
     """Load weights once per process, device and version of the file."""
-    changed = Path(weights).stat().st_mtime_ns if weights is not None and Path(weights).is_file() else 0
-    return _load_locator(None if weights is None else str(weights), device, changed)
+    return _load_locator(None if weights is None else str(weights), device, _version_of(weights))
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from fiducial.coords import image_center_yx
+from fiducial.coords import resize_transform
 from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_places
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
@@ -57,17 +57,12 @@ def run_searches(
             goes on.
     """
     searches: list[Search] = []
+    if len(queries) == 1:
+        open_image(queries[0], max_bytes)
     for name, query in zip(unique_names(queries), queries, strict=True):
         found, errors = [], []
         for done, source in enumerate(sources):
             note(len(searches) * len(sources) + done, len(queries) * len(sources))
-            try:
-                open_image(query, max_bytes)  # a query that cannot be read fails once, not in every source
-            except (InputError, OSError) as error:
-                if len(queries) == 1:
-                    raise
-                errors.append(str(error))
-                break
             try:
                 found.append((source, locate(query, source)))
             except (InputError, OSError) as error:
@@ -77,7 +72,7 @@ def run_searches(
         found.sort(key=lambda pair: -pair[1].score.max(initial=-1.0))
         if found:
             write_search(found[0][1], query, found[0][0], out / name, max_bytes)
-        searches.append(Search(name, query, tuple(found), tuple(errors)))
+        searches.append(Search(name, query, tuple(found), tuple(dict.fromkeys(errors))))
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "summary.csv", summary(searches).to_csv(index=False, lineterminator="\n"))
         write_text(out / "all.csv", every_pair(searches).to_csv(index=False, lineterminator="\n"))
@@ -106,10 +101,7 @@ def on_source_grid(record: Places, query: Image) -> np.ndarray:
     """Return the query's gray values resampled on the source's grid at the best place; NaN elsewhere."""
     factor = min(1.0, float(record.scale[0]))
     gray = read_reduced(query, max(1, round(max(query.size) * factor)))
-    y, x = np.array(query.size) / np.array(gray.shape)
-    cy, cx = image_center_yx(query.size)
-    ry, rx = image_center_yx((gray.shape[0], gray.shape[1]))
-    reduced_to_query = np.array([[x, 0, cx - x * rx], [0, y, cy - y * ry], [0, 0, 1.0]])
+    reduced_to_query = resize_transform((gray.shape[0], gray.shape[1]), query.size)
     size = record.source_size
     out = np.full(size, np.nan, np.float32)
     matrix = (record.query_to_source[0] @ reduced_to_query)[:2]

@@ -116,7 +116,7 @@ def load(family: str, source: str | Path | None = None) -> Weights:
 
 
 def _locate(family: str, source: str | Path | None) -> tuple[Path, str]:
-    shipped, digest = SHIPPED.get(family, ("", ""))
+    shipped, digest = SHIPPED[family]
     if source is None or str(source) == Path(shipped).stem:
         return FOLDER / shipped, digest
     if not Path(source).is_file():

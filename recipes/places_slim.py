@@ -24,7 +24,7 @@ from fiducial.train import Schedule, train_places
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sem/, emps/, dsb2018/, volkov/")
-    parser.add_argument("--triplet", type=Path, help="triplet network to start from; the shipped one by default")
+    parser.add_argument("--triplet", type=Path, default=Path("runs/places_triplet/weights.safetensors"), help="to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/places_slim"))
     parser.add_argument("--steps", type=int, default=2900)
     args = parser.parse_args()

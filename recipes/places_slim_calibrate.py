@@ -1,9 +1,12 @@
 """Fit the probabilities of `locate` on images that it has not learned from, and write the file that ships.
 
+Prints the SHA-256 for fiducial/weights.py.
+
 python recipes/places_slim_calibrate.py --data ../shared/data --weights runs/places_slim/weights.safetensors
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from places_triplet import CALIBRATED, read_sem
@@ -33,6 +36,7 @@ def main() -> None:
         )
     print(found)
     weights.save(args.out, "places", loaded.network, loaded.card, found)
+    print(args.out, hashlib.sha256(args.out.read_bytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
     python recipes/places_triplet.py --data ../shared/data --steps 500
 
-Lab book. See recipes/places_slim.py.
+Lab book: in recipes/places_slim.py. What ships is runs/places_triplet/weights.safetensors, as it is.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,6 @@ from fiducial.datasets import list_images, read_textures
 from fiducial.places.network import slim
 from fiducial.places.samples import Pool, make_pool
 from fiducial.train import Schedule, train_triplets
-from fiducial.weights import FOLDER
 
 # The SEM images, by how their names begin: probabilities are fitted on the first, scores are measured on the second; the
 # networks learn from the others.
@@ -55,7 +53,6 @@ def main() -> None:
         "recipe": f"recipes/places_triplet.py --steps {args.steps}",
     }
     train_triplets(pool(args.data), slim(), Schedule(args.steps, batch=32), args.out, card)
-    shutil.copy(args.out / "weights.safetensors", FOLDER / "places_triplet.safetensors")
 
 
 if __name__ == "__main__":

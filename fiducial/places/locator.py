@@ -46,7 +46,7 @@ SMALLEST_STATED_PX = 12.0  # the same where the scale is stated
 SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
 NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
 TURNS = 6  # views of the query
-SMALL_SOURCE_PX = 500_000
+SMALL_SOURCE_PX = 500_000  # pixels of a source below which it may be enlarged
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
 TILE_PX, MARGIN_PX = 1536, 96
 VIEW_PX = 224  # largest shorter side at which a query is looked at
@@ -205,8 +205,6 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
         raise InputError(f"a query must have at least {SMALLEST_QUERY_PX} px a side, {query.name} has {query.size}")
     if min(source.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a source must have at least {SMALLEST_QUERY_PX} px a side, {source.name} has {source.size}")
-    if not 0 < scales[0] <= scales[1]:
-        raise InputError(f"scales must be above 0, least first, got {scales}")
     shorter, longer = min(query.size), max(query.size)
     narrow = scales[1] < 1.5 * scales[0]  # a scale that was stated
     largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
