@@ -21,7 +21,8 @@ from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import slim
 from fiducial.defects.samples import CLASSES, Pool
 from fiducial.evaluate import Case, evaluate_pairs, inspector_method
-from fiducial.train import Schedule, train_defects
+from fiducial.train.defects import train_defects
+from fiducial.train.loop import Schedule
 
 CASES = (Case("aligned"), Case("±2 px, ±0.5°", 2, 0.5), Case("±4 px, ±1°", 4, 1))
 KEPT = ["case", "images", "region_precision", "region_recall", "region_f", "miou_7", "pixel_f2"]

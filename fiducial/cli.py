@@ -165,9 +165,9 @@ def train_defects(
     Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
     """
     with _errors():
-        from fiducial import train  # noqa: PLC0415
+        from fiducial.train.defects import train_defects_on  # noqa: PLC0415
 
-        train.train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
+        train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
     typer.echo(f"{out / 'weights.safetensors'}")
 
 
@@ -187,9 +187,9 @@ def train_places(
     Example: fiducial train places --data my_micrographs -o runs/mine
     """
     with _errors():
-        from fiducial import train  # noqa: PLC0415
+        from fiducial.train.places import train_places_on  # noqa: PLC0415
 
-        train.train_places_on(data, out, steps, start=start, scratch=scratch)
+        train_places_on(data, out, steps, start=start, scratch=scratch)
     typer.echo(f"{out / 'weights.safetensors'}")
 
 

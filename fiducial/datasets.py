@@ -4,16 +4,20 @@ Nothing is downloaded: each function takes the folder that the public archive un
 `.tif` whatever the list file says.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Int, Int32, UInt8
 from PIL import Image as PillowImage
+from scipy.spatial import cKDTree
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.crowds import Crowd, crowd_of_labels, disks
 from fiducial.images import intensity_range, open_image, to_gray
 from fiducial.records import InputError
 from fiducial.regions import label_regions
@@ -199,3 +203,95 @@ def _read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
     if image is None:
         raise InputError(f"expected an image, cannot decode {path}")
     return image
+
+
+@dataclass(frozen=True)
+class CrowdImage:
+    """An image and its blobs.
+
+    Attributes:
+        name: unique within the dataset. pixels: gray or RGB, as the file holds them but in 8 bits.
+    """
+
+    name: str
+    pixels: UInt8[np.ndarray, "h w *c"]
+    crowd: Crowd
+
+
+def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
+    """Read a folder of images with their blobs: `images/` and, of the same names, the first of the following that is there.
+
+    `masks/` or `segmaps/`: label images, 0 for background. `points/`: CSV with columns y, x and, if known, radius, in pixels
+    of the house frame. `annotations.json`: boxes as COCO writes them.
+
+    Raises:
+        InputError: none of these, or an image without its truth.
+    """
+    images = list_images(root / "images")
+    if (root / "annotations.json").is_file():
+        boxes = _read_coco(root / "annotations.json")
+        return tuple(CrowdImage(p.stem, read_color(p), boxes.get(p.stem, disks(np.zeros((0, 2)), np.zeros(0)))) for p in images)
+    for folder in ("masks", "segmaps"):
+        if (root / folder).is_dir():
+            return tuple(_with_labels(path, root / folder) for path in images)
+    if (root / "points").is_dir():
+        return tuple(CrowdImage(p.stem, read_color(p), _read_points(root / "points" / f"{p.stem}.csv")) for p in images)
+    raise InputError(f"expected masks/, segmaps/, points/ or annotations.json beside images/ in {root}, found none")
+
+
+def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
+    """Read an image as gray or RGB in 8 bits; deeper ones are normalized, from their least to their largest value."""
+    image = open_image(path)
+    pixels = image.read()
+    pixels = pixels[..., :3] if image.channels >= 3 else pixels[..., 0] if image.channels == 2 else pixels
+    if pixels.dtype == np.uint8:
+        gray = pixels.ndim == 3 and np.array_equal(pixels[..., :2], pixels[..., 1:])
+        return pixels[..., 0].copy() if gray else pixels
+    known = pixels[np.isfinite(pixels)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    scaled = (np.nan_to_num(pixels.astype(np.float64), nan=low) - low) / max(high - low, 1e-12)
+    return np.clip(scaled * 255, 0, 255).round().astype(np.uint8)
+
+
+def _with_labels(path: Path, folder: Path) -> CrowdImage:
+    pixels, found = read_color(path), _existing(folder / path.stem, "")
+    labels = open_image(found).read()
+    labels = labels[..., 0] if labels.ndim == 3 else labels
+    if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "bui":
+        raise InputError(f"{found} must hold whole numbers and have its image's size {pixels.shape[:2]}, got {labels.shape}")
+    return CrowdImage(path.stem, pixels, crowd_of_labels(labels.astype(np.int64)))
+
+
+def _read_points(path: Path) -> Crowd:
+    """Read centers; blobs without a radius get a third of the median distance to the nearest other one."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} as CSV: {error}") from error
+    if not {"y", "x"} <= set(table.columns):
+        raise InputError(f"{path} must have columns y, x and, if known, radius, got {list(table.columns)}")
+    yx = table[["y", "x"]].to_numpy(np.float64)
+    if "radius" in table.columns:
+        return disks(yx, table["radius"].to_numpy(np.float64))
+    if len(yx) < 2:
+        raise InputError(f"{path} needs a column radius: the size of a single blob cannot be guessed")
+    return disks(yx, np.full(len(yx), float(np.median(cKDTree(yx).query(yx, 2)[0][:, 1])) / 3))
+
+
+def _read_coco(path: Path) -> dict[str, Crowd]:
+    """Read boxes by the stem of their image's file name; a blob is the ellipse that fills its box."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
+        boxes: dict[str, list[list[float]]] = {stem: [] for stem in stems.values()}
+        for annotation in content["annotations"]:
+            boxes[stems[annotation["image_id"]]].append([float(v) for v in annotation["bbox"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"expected COCO's images and annotations in {path}: {error!r}") from error
+    return {stem: _ellipses(np.array(rows).reshape(-1, 4)) for stem, rows in boxes.items()}
+
+
+def _ellipses(boxes_xywh: Float64[np.ndarray, "n 4"]) -> Crowd:
+    corner_yx, tall_wide = boxes_xywh[:, 1::-1], boxes_xywh[:, :1:-1]
+    center = pixel_edges_to_yx(np.concatenate([corner_yx, corner_yx], axis=1))[:, :2] + tall_wide / 2
+    return Crowd(center, (tall_wide**2 / 16)[:, :, None] * np.eye(2))

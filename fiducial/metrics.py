@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from jaxtyping import Bool, Float64, Int, Int64, UInt8
+from scipy.spatial import cKDTree
 
 from fiducial.regions import Regions
 
@@ -155,3 +156,38 @@ def auroc(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"])
         return float("nan")
     above, equal = (present[:, None] > absent).mean(), (present[:, None] == absent).mean()
     return float(above + equal / 2)
+
+
+def match_points(
+    found_yx: Float64[np.ndarray, "n 2"], true_yx: Float64[np.ndarray, "m 2"], reach: Float64[np.ndarray, " m"]
+) -> Int[np.ndarray, " m"]:
+    """Assign to each true point a found one within its `reach`, nearest pairs first, one to one; -1 where there is none."""
+    partner = np.full(len(true_yx), -1)
+    if not len(found_yx) or not len(true_yx):
+        return partner
+    near = cKDTree(found_yx).query_ball_point(true_yx, reach)
+    pairs = [(float(np.hypot(*(found_yx[i] - true_yx[j]))), i, j) for j, own in enumerate(near) for i in own]
+    free = np.ones(len(found_yx), dtype=bool)
+    for _, i, j in sorted(pairs):
+        if free[i] and partner[j] < 0:
+            partner[j], free[i] = i, False
+    return partner
+
+
+def blob_reach(radius: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Return how far from the center of a blob a detection may lie to count as that blob: max(2 px, r / 2)."""
+    return np.maximum(2.0, radius / 2)
+
+
+def adjacent_pairs(yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, " n"]) -> Int[np.ndarray, "k 2"]:
+    """Return the pairs of blobs whose centers are nearer than 1.5 (r1 + r2)."""
+    if len(yx) < 2:
+        return np.zeros((0, 2), np.int64)
+    pairs = cKDTree(yx).query_pairs(3.0 * float(radius.max()), output_type="ndarray")
+    apart = np.linalg.norm(yx[pairs[:, 0]] - yx[pairs[:, 1]], axis=1)
+    return np.asarray(pairs[apart < 1.5 * radius[pairs].sum(axis=1)], dtype=np.int64)
+
+
+def adjacent_discrimination(pairs: Int[np.ndarray, "k 2"], partner: Int[np.ndarray, " n"]) -> float:
+    """Return the share of adjacent pairs of which both blobs are matched (`match_points`); NaN without pairs."""
+    return float((partner[pairs] >= 0).all(axis=1).mean()) if len(pairs) else float("nan")

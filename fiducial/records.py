@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 from PIL import Image as PillowImage
 
 Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last row and column are not part of it
@@ -203,3 +203,63 @@ class Places:
         from fiducial.drawing import draw_places  # noqa: PLC0415 (a record's door to the drawings above it)
 
         return draw_places(self, source, query)
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """The blobs of an image, most probable first.
+
+    Attributes:
+        yx: centers in pixels. radius: of the disk of each blob's area, in pixels.
+        score: calibrated probability that a blob is there.
+        embedding: unit vectors (n, 128), alike for the same blob in other views; (n, 0) where none were asked for.
+        count: number of blobs listed. count_interval: least and largest number of blobs in the image, with 95 % confidence;
+            it counts likely blobs below the least probability asked for, too.
+        radii_px: least and largest radius that was searched for.
+        image: its name. size: its height and width in pixels.
+        pixel_size, unit, crs, pixel_to_world: of the image, as in `Image`.
+    """
+
+    yx: Float64[np.ndarray, "n 2"]
+    radius: Float64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    embedding: Float32[np.ndarray, "n e"]
+    count_interval: tuple[int, int]
+    radii_px: tuple[float, float]
+    image: str
+    size: tuple[int, int]
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    crs: str | None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        """Return the number of blobs listed."""
+        return len(self.score)
+
+    @property
+    def count(self) -> int:
+        """Number of blobs listed."""
+        return len(self.score)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per blob: y_px, x_px, radius_px, probability, and the same in the image's unit if it states one."""
+        from fiducial.formats.blobs import blobs_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return blobs_to_frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record; the name chooses the format.
+
+        .csv, .json, .coco.json, .geojson, .roi.zip (ImageJ), .points.csv (napari), .png (an overlay).
+        """
+        from fiducial.formats.blobs import save_blobs  # noqa: PLC0415 (a record's door to the formats above it)
+
+        save_blobs(self, Path(path))
+
+    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
+        """Draw the blobs over `image` (its pixels), over black if it is not given."""
+        from fiducial.drawing import draw_blobs  # noqa: PLC0415 (a record's door to the drawings above it)
+
+        return draw_blobs(self, image)

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fiducial.blobs.network import CADSN
+from fiducial.blobs.network import Config as BlobsConfig
 from fiducial.confidence import Calibration, EvidenceCalibration
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
@@ -33,10 +35,11 @@ SHIPPED: Mapping[str, tuple[str, str]] = {
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
 }
 
-Network = BGNet | FTFY | TripletNet
+Network = CADSN | BGNet | FTFY | TripletNet
 
 # What each file may hold: configuration, network and calibration. Triplets are what places are compared with.
 FAMILIES: Mapping[str, tuple[type[Any], type[Any], type[Any]]] = {
+    "blobs": (BlobsConfig, CADSN, EvidenceCalibration),
     "defects": (DefectsConfig, BGNet, Calibration),
     "places": (PlacesConfig, FTFY, EvidenceCalibration),
     "triplets": (PlacesConfig, TripletNet, Calibration),

@@ -28,7 +28,8 @@ from fiducial import weights
 from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb, read_textures
 from fiducial.defects.network import BGNet, slim
 from fiducial.defects.samples import CLASSES, Pool
-from fiducial.train import Schedule, train_defects
+from fiducial.train.defects import train_defects
+from fiducial.train.loop import Schedule
 
 # DeepPCB's board groups: the networks learn from the first, probabilities are fitted on the second, scores are measured on
 # the third.

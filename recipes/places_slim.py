@@ -17,25 +17,30 @@ from pathlib import Path
 from places_triplet import CALIBRATED, LICENSE, SEM, TEXTURES, VALIDATED, pool
 
 from fiducial import weights
-from fiducial.places.network import TripletNet, slim
-from fiducial.train import Schedule, train_places
+from fiducial.places.network import FTFY, TripletNet, slim
+from fiducial.train.loop import Schedule
+from fiducial.train.places import train_places
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with sem/, emps/, dsb2018/, volkov/")
     parser.add_argument("--triplet", type=Path, default=Path("runs/places_triplet/weights.safetensors"), help="to start from")
+    parser.add_argument("--start", type=Path, default=None, help="weights of places to go on from, in the triplet's stead")
     parser.add_argument("--out", type=Path, default=Path("runs/places_slim"))
     parser.add_argument("--steps", type=int, default=2900)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     args = parser.parse_args()
+    family, path = ("triplets", args.triplet) if args.start is None else ("places", args.start)
+    begun = weights.load(family, path)
     card = {
         "data": f"{', '.join(SEM)} but {', '.join(CALIBRATED + VALIDATED)}; {', '.join(TEXTURES)}",
         "license": LICENSE,
-        "recipe": f"recipes/places_slim.py --steps {args.steps}",
+        "recipe": f"recipes/places_slim.py --steps {args.steps} --rate {args.rate}, from {begun.card['recipe']}",
     }
-    start = weights.load("triplets", args.triplet).network
-    assert isinstance(start, TripletNet)
-    train_places(pool(args.data), slim(), Schedule(args.steps, batch=16), args.out, card, start=start)
+    assert isinstance(begun.network, FTFY | TripletNet)
+    schedule = Schedule(args.steps, batch=16, learning_rate=args.rate)
+    train_places(pool(args.data), slim(), schedule, args.out, card, start=begun.network)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import numpy as np
 from fiducial.datasets import list_images, read_textures
 from fiducial.places.network import slim
 from fiducial.places.samples import Pool, make_pool
-from fiducial.train import Schedule, train_triplets
+from fiducial.train.loop import Schedule
+from fiducial.train.places import train_triplets
 
 # The SEM images, by how their names begin: probabilities are fitted on the first, scores are measured on the second; the
 # networks learn from the others.

@@ -1,5 +1,6 @@
 """Cases hold what they say, and scores count what they see."""
 
+import importlib
 from pathlib import Path
 
 import cv2
@@ -88,8 +89,9 @@ def test_calibration_on_the_last_images_and_evaluation_of_a_folder(tmp_path: Pat
 
 
 def test_training_starts_from_the_triplet_network_and_publishes(tmp_path: Path) -> None:
-    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
-    schedule = train.Schedule(2, batch=3, warmup=1, precision="32-true", workers=0)
+    loop = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+    train = importlib.import_module("fiducial.train.places")
+    schedule = loop.Schedule(2, batch=3, warmup=1, precision="32-true", workers=0)
     pool = make_pool(tuple(pictures()))
     triplet = train.train_triplets(pool, TINY, schedule, tmp_path / "t", {})
     assert isinstance(weights.load("triplets", tmp_path / "t" / "weights.safetensors").network, TripletNet)

@@ -10,13 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fiducial"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-FAMILIES = ("defects", "places")
+FAMILIES = ("blobs", "defects", "places")
 
 LEVELS = (
     {"version", "coords"},
     {"records", "layers", "regions"},
     {"images", "device"},
     {"drawing", "geometry", "metrics", "augment"},
+    {"crowds"},
     {"formats", "matching", "synth", "tiles", "datasets", "confidence"},
     set(FAMILIES),
     {"weights"},

@@ -70,10 +70,10 @@ def test_the_shipped_weights_are_the_published_ones() -> None:
 
 
 def test_training_learns_resumes_and_leaves_its_curves(tmp_path: Path, rng: np.random.Generator) -> None:
-    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
     pool = make_pool(rng)
     schedule = train.Schedule(30, batch=2, warmup=3, average=0.8, precision="32-true", workers=0)
-    whole = train.train_defects(pool, TINY, schedule, tmp_path / "whole", {}, size=64)
+    whole = train_defects(pool, TINY, schedule, tmp_path / "whole", {}, size=64)
     task = train.Task(partial(make_sample, pool, size=64), collate, batch_loss)
     before, after = (mean_loss(n, task) for n in (BGNet(TINY), whole))
     assert after < 0.7 * before
@@ -93,7 +93,7 @@ def mean_loss(network: BGNet, task: object) -> float:
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, rng: np.random.Generator) -> None:
-    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
     network = BGNet(TINY)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     batch_loss(network, collate([make_sample(make_pool(rng), rng, 64)])).backward()
@@ -112,11 +112,11 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, rng: np.random.Gener
 
 
 def test_a_start_with_other_classes_lends_all_but_the_last_layer() -> None:
-    train = pytest.importorskip("fiducial.train", reason="extra `train` is not installed")
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
     start, network = BGNet(TINY), BGNet(replace(TINY, classes=("scratch",)))
     head = network.fusion.head.weight.clone()
-    train.lend(start, network)
+    lend(start, network)
     torch.testing.assert_close(network.encoder.conv1.weight, start.encoder.conv1.weight)
     torch.testing.assert_close(network.fusion.head.weight, head)
     with pytest.raises(InputError, match="configuration"):
-        train.lend(BGNet(replace(TINY, semantic_dim=32)), network)
+        lend(BGNet(replace(TINY, semantic_dim=32)), network)

@@ -18,7 +18,7 @@ from torch import nn
 
 from fiducial import augment
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
-from fiducial.geometry import local_contrast
+from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.matching import CONTRAST_PX
 from fiducial.places.loss import Truth, loss, triplet_loss
 from fiducial.places.network import Config
@@ -206,9 +206,9 @@ def change_look(image: Gray, rng: np.random.Generator) -> Gray:
     low, high = (float(v) for v in np.quantile(image[::2, ::2], [0.02, 0.98]))
     out = (image - low) / max(high - low, 0.03)
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.2:
         out = augment.gradient_look(out, float(rng.uniform(0.7, 2)))
-    elif kind < 0.24:
+    elif kind < 0.32:
         out = augment.random_tones(out, rng)
     if rng.random() < 0.2:
         out = augment.invert(out)
@@ -221,11 +221,15 @@ def change_look(image: Gray, rng: np.random.Generator) -> Gray:
 
 
 def _finish(image: Gray, rng: np.random.Generator, *, cut: bool = False) -> Gray:
-    """Change the look and normalize; pixels without content are 0, and those outside a turned frame if it is to be cut."""
+    """Change the look and normalize; pixels without content are 0.
+
+    A patch is `cut`: its stripes are taken out, as they will be from a query, and so is what lies outside a turned frame.
+    """
     valid = np.isfinite(image)
     if not valid.any():
         return np.zeros_like(image)
-    out = local_contrast(change_look(np.where(valid, image, image[valid].mean()), rng), CONTRAST_PX)
+    seen = change_look(np.where(valid, image, image[valid].mean()), rng)
+    out = local_contrast(remove_stripes(seen) if cut else seen, CONTRAST_PX)
     if cut:
         valid &= turned_frame(image.shape[0], float(rng.uniform(-45, 45)))
     return np.where(valid, out, np.float32(0))

@@ -9,9 +9,8 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,19 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fiducial import weights
-from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs, read_textures
-from fiducial.defects.inspector import DefectInspector
-from fiducial.defects.network import BGNet, Config, slim
-from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
-from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate import fit_calibration
-from fiducial.evaluate_places import fit_places
 from fiducial.images import whole_file, write_text
-from fiducial.places import samples as places
-from fiducial.places.locator import PlaceLocator
-from fiducial.places.network import FTFY, TripletNet
-from fiducial.places.network import Config as PlacesConfig
 from fiducial.records import InputError
 
 SampleT = TypeVar("SampleT")
@@ -240,168 +227,3 @@ def plot_curves(out: Path) -> None:
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     figure.savefig(out / "curves.png", dpi=120)
-
-
-def train_defects(
-    pool: Pool,
-    config: Config,
-    schedule: Schedule,
-    out: Path,
-    card: Mapping[str, str],
-    *,
-    start: BGNet | None = None,
-    size: int = 256,
-) -> BGNet:
-    """Train a BGNet on pairs and textures in folder `out`, from scratch or from another network's weights.
-
-    A start with other classes lends everything but the last layer.
-
-    Raises:
-        InputError: a mask holds a class that the configuration does not name, or the start's sizes differ.
-    """
-    _check_classes(pool.pairs, config.classes)
-    torch.manual_seed(schedule.seed)
-    network = BGNet(config)
-    if start is not None:
-        lend(start, network)
-    task = Task(partial(make_sample, pool, size=size), collate, batch_loss)
-
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, BGNet)
-        weights.save(path, "defects", trained, card)
-
-    trained = fit(network, task, schedule, out, publish)
-    assert isinstance(trained, BGNet)
-    return trained
-
-
-def train_defects_on(
-    data: Path,
-    out: Path,
-    classes: str | None,
-    steps: int,
-    *,
-    start: Path | None = None,
-    scratch: bool = False,
-    hold_out: str = "",
-) -> BGNet:
-    """Train on a folder of pairs as the command line asks: the slim size, from given, the shipped or no weights.
-
-    Probabilities are fitted on the groups held out; without any, the weights stay uncalibrated.
-
-    Raises:
-        InputError: no pairs in the folder, or as `train_defects`.
-    """
-    names = CLASSES if classes is None else tuple(classes.split(","))
-    held = tuple(name for name in hold_out.split(",") if name)
-    pairs, others = read_pairs(data, but=held), read_pairs(data, held) if held else ()
-    margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0
-    begun = None if scratch else weights.load("defects", start).network
-    assert begun is None or isinstance(begun, BGNet)
-    card = {"data": f"{len(pairs)} pairs of {data.name}", "license": "the user's", "recipe": "fiducial train defects"}
-    config = replace(slim(names) if begun is None else begun.config, classes=names, box_margin_px=margin)
-    pool = Pool(pairs, (), boards=names == CLASSES)
-    network = train_defects(pool, config, Schedule(steps), out, card, start=begun)
-    if others:
-        where = choose_device("auto")
-        inspector = DefectInspector(network, None, where, bf16=has_fast_bf16(where))
-        weights.save(out / "weights.safetensors", "defects", network, card, fit_calibration(inspector, others))
-    return network
-
-
-def _check_classes(pairs: tuple[InspectionPair, ...], classes: tuple[str, ...]) -> None:
-    highest = max((int(pair.mask.max()) for pair in pairs), default=0)
-    if highest > len(classes):
-        raise InputError(f"masks hold classes up to {highest}, but {len(classes)} are named: {', '.join(classes)}")
-
-
-def lend(start: BGNet, network: BGNet) -> None:
-    """Copy the parameters of one network into another; the last layer only where the classes agree.
-
-    Raises:
-        InputError: the two differ in more than their classes.
-    """
-    if replace(start.config, classes=network.config.classes, box_margin_px=network.config.box_margin_px) != network.config:
-        raise InputError(f"a start must have the configuration {network.config}, got {start.config}")
-    lent = start.state_dict()
-    if start.config.classes != network.config.classes:
-        own = network.state_dict()
-        lent |= {name: own[name] for name in own if name.startswith("fusion.head.")}
-    network.load_state_dict(lent)
-
-
-def train_triplets(
-    pool: places.Pool, config: PlacesConfig, schedule: Schedule, out: Path, card: Mapping[str, str]
-) -> TripletNet:
-    """Train a triplet network on patches of a pool in folder `out`."""
-    torch.manual_seed(schedule.seed)
-    task = Task(partial(places.make_triplet, pool, config), places.collate_triplets, places.triplet_batch_loss)
-    trained = fit(TripletNet(config), task, schedule, out, _publisher("triplets", card))
-    assert isinstance(trained, TripletNet)
-    return trained
-
-
-def train_places(
-    pool: places.Pool,
-    config: PlacesConfig,
-    schedule: Schedule,
-    out: Path,
-    card: Mapping[str, str],
-    *,
-    start: FTFY | TripletNet | None = None,
-) -> FTFY:
-    """Train an FTFY network on a pool in folder `out`, from a triplet network's extractor, another FTFY network or nothing.
-
-    Raises:
-        InputError: the start has another configuration.
-    """
-    torch.manual_seed(schedule.seed)
-    network = FTFY(config)
-    if start is not None:
-        if start.config != config:
-            raise InputError(f"a start must have the configuration {config}, got {start.config}")
-        lent, target = (start, network) if isinstance(start, FTFY) else (start.extractor, network.extractor)
-        target.load_state_dict(lent.state_dict())
-    task = Task(partial(places.make_sample, pool, config), places.collate, places.batch_loss)
-    trained = fit(network, task, schedule, out, _publisher("places", card))
-    assert isinstance(trained, FTFY)
-    return trained
-
-
-def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = None, scratch: bool = False) -> FTFY:
-    """Train on a folder of images as the command line asks: the slim size, from given, the shipped or no weights.
-
-    Probabilities are fitted on the last fifth of the images, by name, which is not trained on.
-
-    Raises:
-        InputError: fewer than five images in the folder, or as `train_places`.
-    """
-    images = read_textures((data,), longest_px=4096)
-    if len(images) < 5:
-        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
-    held = images[-max(1, len(images) // 5) :]
-    begun = None if scratch else weights.load("places", start).network
-    assert begun is None or isinstance(begun, FTFY)
-    card = {
-        "data": f"{len(images) - len(held)} images of {data.name}",
-        "license": "the user's",
-        "recipe": "fiducial train places",
-    }
-    config = PlacesConfig() if begun is None else begun.config
-    pool = places.make_pool(tuple(images[: -len(held)]))
-    network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
-    where = choose_device("auto")
-    locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=None)
-        fitted = fit_places(locator, held, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    weights.save(out / "weights.safetensors", "places", network, card, fitted)
-    return network
-
-
-def _publisher(family: str, card: Mapping[str, str]) -> Callable[[nn.Module, Path], None]:
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, FTFY | TripletNet)
-        weights.save(path, family, trained, card)
-
-    return publish

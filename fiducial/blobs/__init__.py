@@ -1,0 +1,1 @@
+"""`detect`: find every blob in a crowd, its center, its size, and the count (CADSN)."""

@@ -1,0 +1,1 @@
+"""Train a network: the loop, and what each family learns from."""

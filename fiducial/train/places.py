@@ -1,0 +1,105 @@
+"""Train FTFY and its triplet network: the weights of `locate`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from fiducial import weights
+from fiducial.datasets import read_textures
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate_places import fit_places
+from fiducial.places.locator import PlaceLocator
+from fiducial.places.network import FTFY, Config, TripletNet
+from fiducial.places.samples import (
+    Pool,
+    batch_loss,
+    collate,
+    collate_triplets,
+    make_pool,
+    make_sample,
+    make_triplet,
+    triplet_batch_loss,
+)
+from fiducial.records import InputError
+from fiducial.train.loop import Schedule, Task, fit
+
+
+def train_triplets(
+    pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]
+) -> TripletNet:
+    """Train a triplet network on patches of a pool in folder `out`."""
+    torch.manual_seed(schedule.seed)
+    task = Task(partial(make_triplet, pool, config), collate_triplets, triplet_batch_loss)
+    trained = fit(TripletNet(config), task, schedule, out, _publisher("triplets", card))
+    assert isinstance(trained, TripletNet)
+    return trained
+
+
+def train_places(
+    pool: Pool,
+    config: Config,
+    schedule: Schedule,
+    out: Path,
+    card: Mapping[str, str],
+    *,
+    start: FTFY | TripletNet | None = None,
+) -> FTFY:
+    """Train an FTFY network on a pool in folder `out`, from a triplet network's extractor, another FTFY network or nothing.
+
+    Raises:
+        InputError: the start has another configuration.
+    """
+    torch.manual_seed(schedule.seed)
+    network = FTFY(config)
+    if start is not None:
+        if start.config != config:
+            raise InputError(f"a start must have the configuration {config}, got {start.config}")
+        lent, target = (start, network) if isinstance(start, FTFY) else (start.extractor, network.extractor)
+        target.load_state_dict(lent.state_dict())
+    task = Task(partial(make_sample, pool, config), collate, batch_loss)
+    trained = fit(network, task, schedule, out, _publisher("places", card))
+    assert isinstance(trained, FTFY)
+    return trained
+
+
+def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = None, scratch: bool = False) -> FTFY:
+    """Train on a folder of images as the command line asks: the slim size, from given, the shipped or no weights.
+
+    Probabilities are fitted on the last fifth of the images, by name, which is not trained on.
+
+    Raises:
+        InputError: fewer than five images in the folder, or as `train_places`.
+    """
+    images = read_textures((data,), longest_px=4096)
+    if len(images) < 5:
+        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
+    held = images[-max(1, len(images) // 5) :]
+    begun = None if scratch else weights.load("places", start).network
+    assert begun is None or isinstance(begun, FTFY)
+    card = {
+        "data": f"{len(images) - len(held)} images of {data.name}",
+        "license": "the user's",
+        "recipe": "fiducial train places",
+    }
+    config = Config() if begun is None else begun.config
+    pool = make_pool(tuple(images[: -len(held)]))
+    network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
+    where = choose_device("auto")
+    locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
+    with Progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+        fitted = fit_places(locator, held, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    weights.save(out / "weights.safetensors", "places", network, card, fitted)
+    return network
+
+
+def _publisher(family: str, card: Mapping[str, str]) -> Callable[[nn.Module, Path], None]:
+    def publish(trained: nn.Module, path: Path) -> None:
+        assert isinstance(trained, FTFY | TripletNet)
+        weights.save(path, family, trained, card)
+
+    return publish
