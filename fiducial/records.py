@@ -121,13 +121,13 @@ class Defects:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per defect: box, center, class, probability, area in pixels and in the sample's unit."""
-        from fiducial.formats import defects_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+        from fiducial.formats.defects import defects_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
 
         return defects_to_frame(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record; the suffix chooses the format: .csv, .json, .coco.json, .tif (the mask), .png (an overlay)."""
-        from fiducial.formats import save_defects  # noqa: PLC0415 (a record's door to the formats above it)
+        from fiducial.formats.defects import save_defects  # noqa: PLC0415 (a record's door to the formats above it)
 
         save_defects(self, Path(path))
 
@@ -186,13 +186,13 @@ class Places:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per place: probability, center, scale, angle and corners, in pixels and in the source's unit."""
-        from fiducial.formats import places_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+        from fiducial.formats.places import places_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
 
         return places_to_frame(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record; the suffix chooses the format: .csv, .json, .geojson (map coordinates), .png (an overlay)."""
-        from fiducial.formats import save_places  # noqa: PLC0415 (a record's door to the formats above it)
+        from fiducial.formats.places import save_places  # noqa: PLC0415 (a record's door to the formats above it)
 
         save_places(self, Path(path))
 

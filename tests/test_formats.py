@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image as PillowImage
 
-from fiducial.formats import boxes_from_coco, defects_from_json
+from fiducial.formats.defects import boxes_from_coco, defects_from_json
 from fiducial.records import Defects, InputError, Provenance
 from fiducial.regions import from_run_lengths, run_lengths
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import fiducial
 from fiducial import cli, metrics
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
-from fiducial.formats import places_from_json, places_to_frame
+from fiducial.formats.places import places_from_json, places_to_frame
 from fiducial.records import InputError, Places, Provenance
 
 SIZE = (120, 150)  # of queries

@@ -1,0 +1,197 @@
+"""Write defects and read them back.
+
+CSV: one row per defect. JSON: the whole record, its mask as run lengths. COCO: boxes x, y, width, height from the image's
+corner. TIFF: the mask of classes. PNG: an overlay.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int, Shaped
+
+from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.drawing import draw_defects
+from fiducial.formats.parts import matrix_from_json, matrix_to_json, provenance_from_json, provenance_to_json, read_record
+from fiducial.images import write_image, write_json, write_text
+from fiducial.records import Defects, InputError
+from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
+
+FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
+
+
+def save_defects(record: Defects, path: Path) -> None:
+    """Write a record in the format that the suffix names.
+
+    Raises:
+        InputError: an unknown suffix.
+    """
+    name = path.name.lower()
+    if name.endswith(".coco.json"):
+        write_json(path, defects_to_coco([record]))
+    elif name.endswith(".json"):
+        write_json(path, defects_to_json(record))
+    elif name.endswith(".csv"):
+        write_text(path, defects_to_frame(record).to_csv(index=False, lineterminator="\n"))
+    elif name.endswith((".tif", ".tiff")):
+        write_image(path, record.mask, record.pixel_size, record.unit or "µm")
+    elif name.endswith(".png"):
+        write_image(path, np.asarray(draw_defects(record, None)))
+    else:
+        raise InputError(f"expected one of {', '.join(FORMATS)}, got {path.name}")
+
+
+def defects_to_frame(record: Defects) -> pd.DataFrame:
+    """Return one row per defect; with a physical pixel size also its area in square units."""
+    box = record.boxes_yxyx
+    frame = pd.DataFrame(
+        {
+            "class": [record.classes[k - 1] for k in record.label.tolist()],
+            "probability": record.score.round(4),
+            "y_px": box[:, [0, 2]].mean(axis=1),
+            "x_px": box[:, [1, 3]].mean(axis=1),
+            "y0_px": box[:, 0],
+            "x0_px": box[:, 1],
+            "y1_px": box[:, 2],
+            "x1_px": box[:, 3],
+            "area_px": record.area_px,
+        }
+    )
+    if record.pixel_size is not None:
+        frame[f"area_{record.unit or 'unit'}2"] = record.area_px * record.pixel_size[0] * record.pixel_size[1]
+    return frame
+
+
+def defects_to_json(record: Defects) -> dict[str, Any]:
+    """Return the whole record as JSON values."""
+    return {
+        "format": "fiducial.defects/1",
+        "sample": record.sample,
+        "template": record.template,
+        "size_yx": list(record.size),
+        "pixel_size": None if record.pixel_size is None else list(record.pixel_size),
+        "unit": record.unit,
+        "crs": record.crs,
+        "pixel_to_world": matrix_to_json(record.pixel_to_world),
+        "verdict": record.verdict,
+        "reason": record.reason,
+        "template_to_sample": matrix_to_json(record.template_to_sample),
+        "alignment_score": _number(record.alignment_score),
+        "coverage": record.coverage,
+        "classes": list(record.classes),
+        "defects": [
+            {"box_yxyx": box, "label": label, "class": record.classes[label - 1], "score": score, "area_px": area}
+            for box, label, score, area in zip(
+                record.boxes_yxyx.tolist(), record.label.tolist(), record.score.tolist(), record.area_px.tolist(), strict=True
+            )
+        ],
+        "mask": {str(k): run_lengths(record.mask == k) for k in np.unique(record.mask[record.mask > 0]).tolist()},
+        "provenance": provenance_to_json(record.provenance),
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def defects_from_json(path: Path) -> Defects:
+    """Read a record that `defects_to_json` described.
+
+    Raises:
+        InputError: not such a file.
+    """
+    return read_record(path, "defects", _defects_from)
+
+
+def _defects_from(stated: dict[str, Any]) -> Defects:
+    size, defects, made = tuple(stated["size_yx"]), stated["defects"], stated["provenance"]
+    mask = np.zeros(size, np.uint8)
+    for label, lengths in stated["mask"].items():
+        mask[from_run_lengths(lengths, size)] = int(label)
+    pixel_size = stated["pixel_size"]
+    return Defects(
+        mask=mask,
+        boxes_yxyx=np.array([d["box_yxyx"] for d in defects], np.float64).reshape(-1, 4),
+        label=np.array([d["label"] for d in defects], np.int64),
+        score=np.array([d["score"] for d in defects], np.float64),
+        area_px=np.array([d["area_px"] for d in defects], np.int64),
+        classes=tuple(stated["classes"]),
+        template_to_sample=matrix_from_json(stated["template_to_sample"]),
+        alignment_score=float("nan") if stated["alignment_score"] is None else stated["alignment_score"],
+        coverage=stated["coverage"],
+        verdict=stated["verdict"],
+        reason=stated["reason"],
+        sample=stated["sample"],
+        template=stated["template"],
+        pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
+        unit=stated["unit"],
+        crs=stated["crs"],
+        pixel_to_world=matrix_from_json(stated["pixel_to_world"]),
+        provenance=provenance_from_json(made),
+    )
+
+
+def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
+    """Return images, annotations (boxes, run-length masks, scores) and categories as COCO has them."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, record in enumerate(records, start=1):
+        images.append({"id": number, "file_name": record.sample, "height": record.size[0], "width": record.size[1]})
+        edges = yx_to_pixel_edges(record.boxes_yxyx).tolist()
+        regions = label_regions(record.mask > 0)
+        for i, region in enumerate(_regions_of(record, regions.boxes_yxyx, regions.area_px).tolist()):
+            y0, x0, y1, x1 = edges[i]
+            counts = window_run_lengths(regions.pixels(region), regions.window(region), record.size)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(record.label[i]),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": int(record.area_px[i]),
+                    "segmentation": {"size": list(record.size), "counts": counts},
+                    "iscrowd": 0,
+                    "score": float(record.score[i]),
+                }
+            )
+    names = records[0].classes if records else ()
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _regions_of(
+    record: Defects, boxes_yxyx: Shaped[np.ndarray, "n 4"], area_px: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " k"]:
+    """Return which region of the mask is which defect: the one of its area whose box lies most snugly in the defect's."""
+    low, high = np.minimum, np.maximum
+    out = np.zeros(len(record), np.int64)
+    for i, box in enumerate(record.boxes_yxyx):
+        overhang = low(boxes_yxyx[:, :2] - box[:2], 0).sum(1) - high(boxes_yxyx[:, 2:] - box[2:], 0).sum(1)
+        skew = np.abs((boxes_yxyx[:, :2] - box[:2]) - (box[2:] - boxes_yxyx[:, 2:])).sum(1)
+        out[i] = np.lexsort((skew, -overhang, np.abs(area_px - record.area_px[i])))[0]
+    return out
+
+
+def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], Int[np.ndarray, " n"]]]:
+    """Read boxes (house frame) and category ids by file name from a COCO file.
+
+    Raises:
+        InputError: not a COCO file.
+    """
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        names = {image["id"]: image["file_name"] for image in stated["images"]}
+        rows = [(names[a["image_id"]], [float(v) for v in a["bbox"]], int(a["category_id"])) for a in stated["annotations"]]
+        if any(len(box) != 4 for _, box, _ in rows):
+            raise ValueError("a bbox must have 4 numbers")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a COCO file: {error!r}") from error
+    out = {}
+    for name in names.values():
+        xywh = np.array([box for owner, box, _ in rows if owner == name], np.float64).reshape(-1, 4)
+        x, y, w, h = xywh.T
+        label = np.array([kind for owner, _, kind in rows if owner == name], np.int64)
+        out[name] = (pixel_edges_to_yx(np.stack([y, x, y + h, x + w], axis=1)), label)
+    return out

@@ -1,0 +1,87 @@
+"""Parts of files that records of several kinds share: where points lie, what an answer was made with, JSON read back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from fiducial.coords import Matrix, apply_transform, yx_to_pixel_edges
+from fiducial.records import Blobs, InputError, Places, Provenance
+
+RecordT = TypeVar("RecordT")
+
+
+def unit_name(record: Places | Blobs) -> str:
+    """Return the record's unit as names of columns have it, in letters that every keyboard has."""
+    return (record.unit or "µm").replace("µ", "u")
+
+
+def point_columns(
+    record: Places | Blobs, yx: Float64[np.ndarray, "n 2"], name: str = ""
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Return points in the unit, if the record states a pixel size, and on the map, if it has one; `name` begins each column's.
+
+    Both are counted as pixels are: the center of pixel (0, 0) lies at 0 in the unit.
+    """
+    columns: dict[str, Float64[np.ndarray, " n"]] = {}
+    if record.pixel_size is not None:
+        unit = unit_name(record)
+        columns |= {f"{name}y_{unit}": yx[:, 0] * record.pixel_size[0], f"{name}x_{unit}": yx[:, 1] * record.pixel_size[1]}
+    if record.pixel_to_world is not None:
+        world = apply_transform(record.pixel_to_world, yx)
+        columns |= {f"{name}map_x": world[:, 1], f"{name}map_y": world[:, 0]}
+    return columns
+
+
+def map_xy(record: Places | Blobs, yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+    """Return points as x, y: in map coordinates where the record has them, else in pixels from the image's corner."""
+    if record.pixel_to_world is None:
+        return yx_to_pixel_edges(np.hstack([yx, yx]))[:, 1::-1]
+    return apply_transform(record.pixel_to_world, yx)[:, ::-1]
+
+
+def feature_collection(record: Places | Blobs, features: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return GeoJSON that names the reference system, if there is one, as GeoJSON of 2008 did, by its WKT."""
+    named = {} if record.crs is None else {"crs": {"type": "name", "properties": {"name": record.crs}}}
+    return {"type": "FeatureCollection", "features": features} | named
+
+
+def provenance_to_json(provenance: Provenance) -> dict[str, Any]:
+    """Return what an answer was made with as JSON values."""
+    return {
+        "version": provenance.version,
+        "weights": provenance.weights,
+        "sha256": provenance.sha256,
+        "parameters": dict(provenance.parameters),
+    }
+
+
+def provenance_from_json(stated: dict[str, Any]) -> Provenance:
+    """Return what `provenance_to_json` described; the parameters come in the file's order, which is that of their names."""
+    return Provenance(stated["version"], stated["weights"], stated["sha256"], tuple(stated["parameters"].items()))
+
+
+def matrix_to_json(matrix: Matrix | None) -> list[list[float]] | None:
+    """Return a transform's rows."""
+    return None if matrix is None else matrix.tolist()
+
+
+def matrix_from_json(rows: list[list[float]] | None) -> Matrix | None:
+    """Return the transform of these rows."""
+    return None if rows is None else np.array(rows, np.float64)
+
+
+def read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT]) -> RecordT:
+    """Read a JSON file that states its format, and build the record; whatever does not fit becomes an InputError."""
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if stated["format"] != f"fiducial.{kind}/1":
+            raise InputError(f"expected format fiducial.{kind}/1, {path} states {stated['format']!r}")
+        return build(stated)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a record of {kind}: {error!r}") from error
