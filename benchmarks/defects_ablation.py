@@ -20,7 +20,7 @@ from fiducial.datasets import read_deeppcb
 from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import slim
 from fiducial.defects.samples import CLASSES, Pool
-from fiducial.evaluate import Case, evaluate_pairs, inspector_method
+from fiducial.evaluate.defects import Case, evaluate_pairs, inspector_method
 from fiducial.train.defects import train_defects
 from fiducial.train.loop import Schedule
 

@@ -19,7 +19,7 @@ from fiducial import weights
 from fiducial.datasets import read_deeppcb
 from fiducial.defects.inspector import SMALLEST_AREA_PX, DefectInspector, decode
 from fiducial.device import has_fast_bf16
-from fiducial.evaluate import Answer, evaluate_pairs, inspector_method
+from fiducial.evaluate.defects import Answer, evaluate_pairs, inspector_method
 
 GROUPS = ("44000", "77000")
 

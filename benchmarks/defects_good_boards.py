@@ -16,7 +16,7 @@ from result_files import write_result
 
 import fiducial
 from fiducial.datasets import read_deeppcb
-from fiducial.evaluate import CASES, displace
+from fiducial.evaluate.defects import CASES, displace
 
 GROUPS = ("44000", "77000")
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 
 from fiducial.coords import apply_transform, corners_yx, resize_transform
-from fiducial.evaluate_places import Candidates, PlaceCase
+from fiducial.evaluate.places import Candidates, PlaceCase
 from fiducial.geometry import local_contrast
 from fiducial.matching import CONTRAST_PX, SAME_IOU
 from fiducial.metrics import quad_iou

@@ -3,7 +3,7 @@
     python benchmarks/places_sem.py --data ../shared/data
     python benchmarks/places_sem.py --data ../shared/data --only ncc,sift --cases 12 --out /tmp/results
 
-Cases are those of fiducial.evaluate_places: queries cut at full resolution and exposed anew, sources reduced by 1 to 10, every
+Cases are those of fiducial.evaluate.places: queries cut at full resolution and exposed anew, sources reduced by 1 to 10, every
 third query absent. The triplet database is told the true scale of the query, the others are not; it and the correlation know
 only upright queries. `paper_k1` and `paper_k5` are the triplet's accuracy on upright queries by the paper's own criterion (one
 of the K nearest patches is one of the K that overlap the truth best), beside IoU above 0.7 as for the others.
@@ -30,7 +30,7 @@ from fiducial.confidence import Calibration
 from fiducial.coords import apply_transform, corners_yx
 from fiducial.datasets import list_images
 from fiducial.device import has_fast_bf16
-from fiducial.evaluate_places import (
+from fiducial.evaluate.places import (
     Candidates,
     Method,
     Picture,

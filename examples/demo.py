@@ -2,10 +2,10 @@
 
     make demo
 
-The photographs come with scikit-image. To inspect: each is a template; the sample is a copy of it with drawn defects, turned,
-shifted and taken in other light. To locate: each, reduced, is an overview; the views are cut from it at full resolution,
-turned and taken by another detector, and one view is of none of them. Where the public datasets are present (--data), real
-boards are inspected and real micrographs searched too.
+The photographs come with scikit-image and mahotas. To detect: galaxies, nuclei, coins. To inspect: each is a template; the
+sample is a copy of it with drawn defects, turned, shifted and taken in other light. To locate: each, reduced, is an overview;
+the views are cut from it at full resolution, turned and taken by another detector, and one view is of none of them. Where the
+public datasets are present (--data), real boards are inspected and real micrographs searched too.
 """
 
 import argparse
@@ -16,8 +16,10 @@ from pathlib import Path
 from time import perf_counter
 
 import cv2
+import mahotas
 import numpy as np
 import pandas as pd
+from PIL import Image
 from skimage import data
 
 from fiducial import augment, synth
@@ -132,10 +134,27 @@ def locate_micrographs(root: Path) -> None:
     expect_found(folder / "found")
 
 
+def detect_photographs() -> None:
+    """Detect galaxies, nuclei and coins in one run over a folder."""
+    folder = OUT / "detect" / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {"hubble_deep_field": data.hubble_deep_field(), "coins": data.coins()}
+    nuclei = Path(mahotas.__file__).parent / "demos" / "data" / "nuclear.png"
+    pictures["nuclear"] = cv2.imread(str(nuclei), cv2.IMREAD_GRAYSCALE)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    fiducial("detect", str(folder), "-o", str(OUT / "detect" / "found"))
+    counts = pd.read_csv(OUT / "detect" / "found" / "summary.csv").set_index("name")["count"]
+    for name, (low, high) in {"coins": (22, 26), "nuclear": (60, 140), "hubble_deep_field": (300, 6000)}.items():
+        if not low <= counts[name] <= high:
+            raise SystemExit(f"the demo expected {low} to {high} blobs in {name}, got {counts[name]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     args = parser.parse_args()
+    detect_photographs()
     inspect_photographs()
     inspect_boards(args.data)
     locate_photographs()

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from fiducial.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fiducial.api import inspect, locate
-    from fiducial.records import Defects, Image, InputError, Places
+    from fiducial.api import detect, inspect, locate
+    from fiducial.records import Blobs, Defects, Image, InputError, Places
 
-__all__ = ["Defects", "Image", "InputError", "Places", "__version__", "inspect", "locate"]
+__all__ = ["Blobs", "Defects", "Image", "InputError", "Places", "__version__", "detect", "inspect", "locate"]
 
 _HOMES = {
+    "detect": "fiducial.api",
     "inspect": "fiducial.api",
     "locate": "fiducial.api",
+    "Blobs": "fiducial.records",
     "Defects": "fiducial.records",
     "Image": "fiducial.records",
     "InputError": "fiducial.records",

@@ -125,6 +125,52 @@ def locate(
     raise typer.Exit(searches.exit_status(done))
 
 
+@app.command()
+def detect(
+    images: Annotated[list[Path], typer.Argument(help="Images, folders of them, or patterns.", show_default=False)],
+    *,
+    out: Out = Path("fiducial-out"),
+    weights: Weights = None,
+    device: Device = "auto",
+    diameter: Annotated[
+        str | None, typer.Option(help="Typical diameter in pixels, or with a unit: 12, 3.5um. By default, 4 to 160 px.")
+    ] = None,
+    min_probability: Annotated[float, typer.Option(help="Least probability of a blob that is listed.")] = 0.5,
+    false_alarms: Annotated[
+        float | None, typer.Option(help="Instead: false blobs that a megapixel may hold on average.")
+    ] = None,
+    embeddings: Annotated[bool, typer.Option(help="Also write vectors that tell blobs apart (JSON).")] = False,
+    max_bytes: MaxBytes = FOUR_GIB,
+    as_json: AsJson = False,
+) -> None:
+    """Find every blob in a crowd: center, radius, probability; and how many there are, with an interval.
+
+    No blobs is an answer: count 0, exit status 0.
+
+    Exit status: 0 done, 1 some inputs of many failed, 2 bad input.
+
+    Example: fiducial detect nuclei.tif -o results
+    """
+    from functools import partial  # noqa: PLC0415
+
+    from fiducial import api, detections  # noqa: PLC0415
+
+    with _errors():
+        chosen = detections.choose_images(images)
+        api.check_detection(weights, device, min_probability, false_alarms)
+        with _Bar("detecting", hidden=as_json) as bar:
+            verb = partial(
+                api.detect, weights=weights, device=device, diameter=diameter, min_probability=min_probability,
+                false_alarms=false_alarms, embeddings=embeddings, max_bytes=max_bytes, progress=bar.tiles(len(chosen)),
+            )  # fmt: skip
+            done = []
+            for detection in detections.run_detections(chosen, verb, out, max_bytes):
+                done.append(detection)
+                bar.advance(len(done))
+    _report(detections.summary(done), out, as_json=as_json)
+    raise typer.Exit(detections.exit_status(done))
+
+
 @calibrate_app.command("defects")
 def calibrate_defects(
     *,
@@ -193,6 +239,53 @@ def train_places(
     typer.echo(f"{out / 'weights.safetensors'}")
 
 
+@train_app.command("blobs")
+def train_blobs(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with images/ and masks/, points/ or annotations.json.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 crops.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+) -> None:
+    """Train on crowds of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    masks/ holds label images, points/ CSV files with columns y, x and, if known, radius; annotations.json is COCO's. A fifth of
+    the images, the last by name, is held out: probabilities are fitted on it.
+
+    Example: fiducial train blobs --data my_nuclei -o runs/mine
+    """
+    with _errors():
+        from fiducial.train.blobs import train_blobs_on  # noqa: PLC0415
+
+        train_blobs_on(data, out, steps, start=start, scratch=scratch)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+@evaluate_app.command("blobs")
+def evaluate_blobs(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with images/ and masks/, points/ or annotations.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write.")],
+    weights: Weights = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure on images whose blobs are known: found, false, how far off, adjacent ones told apart, counts.
+
+    Example: fiducial evaluate blobs --data my_nuclei -o scores.csv
+    """
+    from fiducial import api  # noqa: PLC0415
+    from fiducial.evaluate.blobs import evaluate_blobs_on  # noqa: PLC0415
+    from fiducial.images import write_text  # noqa: PLC0415
+
+    with _errors():
+        with _Bar("evaluating", hidden=as_json) as bar:
+            table = evaluate_blobs_on(data, api.check_detection(weights, device, 0.5, None)[1], bar.jobs)
+        write_text(out, table.to_csv(index=False, lineterminator="\n"))
+    _report(table.T.reset_index(), out, as_json=as_json)
+
+
 @evaluate_app.command("places")
 def evaluate_places(
     *,
@@ -207,12 +300,13 @@ def evaluate_places(
 
     Example: fiducial evaluate places --data my_micrographs -o scores.csv
     """
-    from fiducial import api, evaluate_places  # noqa: PLC0415
+    from fiducial import api  # noqa: PLC0415
+    from fiducial.evaluate.places import evaluate_places_on  # noqa: PLC0415
     from fiducial.images import write_text  # noqa: PLC0415
 
     with _errors():
         with _Bar("evaluating", hidden=as_json) as bar:
-            table = evaluate_places.evaluate_places_on(data, api.load_locator(weights, device)[1], cases, bar.jobs)
+            table = evaluate_places_on(data, api.load_locator(weights, device)[1], cases, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
     _report(table.T.reset_index(), out, as_json=as_json)
 
@@ -231,12 +325,12 @@ def evaluate_defects(
 
     Example: fiducial evaluate defects --data my_boards --groups line3 -o scores.csv
     """
-    from fiducial import evaluate  # noqa: PLC0415
+    from fiducial.evaluate.defects import evaluate_defects_on  # noqa: PLC0415
     from fiducial.images import write_text  # noqa: PLC0415
 
     with _errors():
         with _Bar("evaluating", hidden=as_json) as bar:
-            table = evaluate.evaluate_defects_on(data, groups, weights, device, bar.jobs)
+            table = evaluate_defects_on(data, groups, weights, device, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
     _report(table.T.reset_index(), out, as_json=as_json)
 

@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 from fiducial.records import InputError
 
 _KEEP_ALARMS = 2000
+_Z95 = 1.959964  # of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -136,3 +137,69 @@ def threshold_for_budget(calibration: Calibration, alarms_per_image: float) -> f
     if allowed < len(calibration.alarms):
         return calibration.alarms[allowed]
     return calibration.alarms[-1] if len(calibration.alarms) == _KEEP_ALARMS else 0.0
+
+
+@dataclass(frozen=True)
+class CrowdCalibration:
+    """What is known of the blobs that a detector proposes.
+
+    Attributes:
+        names, mean, deviation, weight, intercept: of the probability, as in `EvidenceCalibration`.
+        spread: by how much the number of blobs of an image differs from the sum of their probabilities beyond what these
+            leave open, in parts of the sum (one standard deviation).
+        alarms: probabilities of the false detections on the images it was fitted on, largest first.
+        megapixels: how large these images are together.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    weight: tuple[float, ...]
+    intercept: float
+    spread: float
+    alarms: tuple[float, ...]
+    megapixels: float
+
+
+def crowd_probability(calibration: CrowdCalibration, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
+    """Map evidence, in the order of the calibration's names, to probabilities."""
+    c = calibration
+    return evidence_to_probability(EvidenceCalibration(c.names, c.mean, c.deviation, c.weight, c.intercept), evidence)
+
+
+def count_interval(probability: Float64[np.ndarray, " n"], spread: float) -> tuple[int, int]:
+    """Return the least and the largest number of blobs with 95 % confidence.
+
+    The number is taken as normal about the sum of the probabilities, its variance that of as many tosses of a coin, and the
+    spread's.
+    """
+    expected = float(probability.sum())
+    deviation = float(np.sqrt((probability * (1 - probability)).sum() + (spread * expected) ** 2))
+    low, high = expected - _Z95 * deviation, expected + _Z95 * deviation
+    return max(0, int(np.floor(low + 1e-9))), int(np.ceil(high - 1e-9))
+
+
+def fit_spread(
+    sums: Float64[np.ndarray, " n"], variances: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"]
+) -> float:
+    """Return the least spread with which intervals cover 95 % of the images, given sum and variance of the probabilities."""
+    needed = np.square((counts - sums) / _Z95) - variances
+    spread = np.sqrt(np.maximum(needed, 0)) / np.maximum(sums, 1.0)
+    return float(np.quantile(spread, 0.95, method="higher")) if len(spread) else 0.0
+
+
+def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: float) -> float:
+    """Return the probability that at most `alarms_per_megapixel` false detections per megapixel exceed on average.
+
+    Raises:
+        InputError: the rate is not above 0, or smaller than the calibration's images can tell.
+    """
+    if not 0 < alarms_per_megapixel < np.inf:
+        raise InputError(f"false alarms per megapixel must be above 0, got {alarms_per_megapixel:g}")
+    allowed = int(np.floor(alarms_per_megapixel * calibration.megapixels + 1e-9))
+    if allowed < 1:
+        raise InputError(
+            f"a budget of {alarms_per_megapixel:g} false alarms per megapixel needs {1 / alarms_per_megapixel:.0f} megapixels "
+            f"to be judged by, the calibration has {calibration.megapixels:.1f}: ask for more"
+        )
+    return calibration.alarms[allowed] if allowed < len(calibration.alarms) else 0.0

@@ -46,6 +46,12 @@ def resize_transform(source_size: tuple[int, int], target_size: tuple[int, int])
     return np.array([[sx, 0.0, (sx - 1) / 2], [0.0, sy, (sy - 1) / 2], [0.0, 0.0, 1.0]])
 
 
+def scale_transform(scale: float) -> Matrix:
+    """Return the transform from pixels of an image to those of a copy `scale` times as large, their first edges aligned."""
+    offset = (scale - 1) / 2
+    return np.array([[scale, 0.0, offset], [0.0, scale, offset], [0.0, 0.0, 1.0]])
+
+
 def similarity(scale: float, angle_deg: float, center_yx: tuple[float, float] = (0.0, 0.0)) -> Matrix:
     """Return the transform that scales and turns about a center; a positive angle turns x towards y."""
     c, s = scale * np.cos(np.deg2rad(angle_deg)), scale * np.sin(np.deg2rad(angle_deg))

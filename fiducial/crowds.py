@@ -53,21 +53,20 @@ def disks(yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, " n"]) -> 
 
 
 def crowd_of_labels(labels: Integer[np.ndarray, "h w"], smallest_px: int = 4) -> Crowd:
-    """Measure the regions of a label image (0 background), without those under `smallest_px` pixels.
+    """Measure the regions of a label image (background is 0 or less), without those under `smallest_px` pixels.
 
     Σ is scaled to the region's area, so that holes and dents do not enlarge the radius.
     """
-    y, x = (part.astype(np.float64) for part in np.nonzero(labels))
-    number = labels[labels > 0]
-    count = np.bincount(number)
-    area = np.maximum(count, 1).astype(np.float64)
+    y, x = (part.astype(np.float64) for part in np.nonzero(labels > 0))
+    number = np.unique(labels[labels > 0], return_inverse=True)[1]  # numbers may be as large as they like
+    area = np.bincount(number).astype(np.float64)
     mean = [np.bincount(number, part) / area for part in (y, x)]
     dy, dx = y - mean[0][number], x - mean[1][number]
     yy, yx, xx = (np.bincount(number, product) / area for product in (dy * dy, dy * dx, dx * dx))
     moments = np.stack([yy, yx, yx, xx], axis=1).reshape(-1, 2, 2) + np.eye(2) / 12  # a pixel is a square, not a point
     crowd = Crowd(np.stack(mean, axis=1).reshape(-1, 2), moments)
     scale = area / np.pi / crowd.radius**2
-    return replace(crowd, moments=moments * scale[:, None, None]).only(count >= smallest_px)
+    return replace(crowd, moments=moments * scale[:, None, None]).only(area >= smallest_px)
 
 
 def heat_map(crowd: Crowd, size: tuple[int, int], width: float, least: float) -> tuple[Gray, Gray]:
@@ -170,7 +169,9 @@ def stretch(crowd: Crowd, rng: np.random.Generator, deviation: float) -> Crowd:
 def render_crowd(crowd: Crowd, size: tuple[int, int], style: Style, rng: np.random.Generator) -> Gray:
     """Draw a crowd bright on dark, intensities from 0 to about 1, without background or noise."""
     image = np.zeros(size, np.float32)
-    pattern = smooth_field(rng, size, max(4, int(max(size) / max(2.0, float(np.median(crowd.radius)) / 2)))) if len(crowd) else image
+    pattern = (
+        smooth_field(rng, size, max(4, int(max(size) / max(2.0, float(np.median(crowd.radius)) / 2)))) if len(crowd) else image
+    )
     inverse = np.linalg.inv(crowd.moments) / 4  # ρ² = dᵀ Σ⁻¹ d / 4
     for (y, x), form, r in zip(crowd.yx, inverse, crowd.radius, strict=True):
         far = (2.4 if style.kind == "gauss" else 1.3) * r * math.exp(1.5 * style.stretch) + 3
@@ -228,7 +229,11 @@ def neighbor_spacing(crowd: Crowd) -> Float64[np.ndarray, " n"]:
     """Return the least spacing of each blob from another; infinite where there is no other."""
     if len(crowd) < 2:
         return np.full(len(crowd), np.inf)
-    count = min(len(crowd), 8)
-    apart, other = cKDTree(crowd.yx).query(crowd.yx, count)
-    return (apart[:, 1:] / (crowd.radius[:, None] + crowd.radius[other[:, 1:]])).min(axis=1)
-
+    r, tree = crowd.radius, cKDTree(crowd.yx)
+    apart, other = (np.asarray(v) for v in tree.query(crowd.yx, 2))
+    spacing = apart[:, 1] / (r + r[other[:, 1]])  # from the nearest; a larger one may be farther and yet at less spacing
+    for i, near in enumerate(tree.query_ball_point(crowd.yx, spacing * (r + r.max()))):
+        j = np.array([n for n in near if n != i], dtype=np.int64)
+        own = np.linalg.norm(crowd.yx[j] - crowd.yx[i], axis=1) / (r[i] + r[j])
+        spacing[i] = min(spacing[i], own.min(initial=np.inf))
+    return spacing

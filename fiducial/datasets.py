@@ -228,14 +228,16 @@ def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
         InputError: none of these, or an image without its truth.
     """
     images = list_images(root / "images")
-    if (root / "annotations.json").is_file():
-        boxes = _read_coco(root / "annotations.json")
-        return tuple(CrowdImage(p.stem, read_color(p), boxes.get(p.stem, disks(np.zeros((0, 2)), np.zeros(0)))) for p in images)
     for folder in ("masks", "segmaps"):
         if (root / folder).is_dir():
             return tuple(_with_labels(path, root / folder) for path in images)
     if (root / "points").is_dir():
         return tuple(CrowdImage(p.stem, read_color(p), _read_points(root / "points" / f"{p.stem}.csv")) for p in images)
+    if (root / "annotations.json").is_file():
+        boxes = _read_coco(root / "annotations.json")
+        if unknown := [p.name for p in images if p.stem not in boxes]:
+            raise InputError(f"{root / 'annotations.json'} must list every image of images/, it lacks {', '.join(unknown[:5])}")
+        return tuple(CrowdImage(p.stem, read_color(p), boxes[p.stem]) for p in images)
     raise InputError(f"expected masks/, segmaps/, points/ or annotations.json beside images/ in {root}, found none")
 
 
@@ -258,7 +260,8 @@ def _with_labels(path: Path, folder: Path) -> CrowdImage:
     labels = open_image(found).read()
     labels = labels[..., 0] if labels.ndim == 3 else labels
     if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "bui":
-        raise InputError(f"{found} must hold whole numbers and have its image's size {pixels.shape[:2]}, got {labels.shape}")
+        got = f"{labels.dtype} of {labels.shape}"
+        raise InputError(f"{found} must hold whole numbers and have its image's size {pixels.shape[:2]}, got {got}")
     return CrowdImage(path.stem, pixels, crowd_of_labels(labels.astype(np.int64)))
 
 
@@ -267,15 +270,18 @@ def _read_points(path: Path) -> Crowd:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as CSV: {error}") from error
+        raise InputError(f"cannot read {path} as CSV: {str(error).strip()}") from error
     if not {"y", "x"} <= set(table.columns):
         raise InputError(f"{path} must have columns y, x and, if known, radius, got {list(table.columns)}")
-    yx = table[["y", "x"]].to_numpy(np.float64)
-    if "radius" in table.columns:
-        return disks(yx, table["radius"].to_numpy(np.float64))
-    if len(yx) < 2:
+    known = table[[name for name in ("y", "x", "radius") if name in table.columns]].apply(pd.to_numeric, errors="coerce")
+    if not np.isfinite(known.to_numpy(np.float64)).all() or ("radius" in known and (known["radius"] <= 0).any()):
+        raise InputError(f"{path} must hold finite numbers, and radii above 0, in every row")
+    yx = known[["y", "x"]].to_numpy(np.float64)
+    if "radius" in known or not len(yx):
+        return disks(yx, known["radius"].to_numpy(np.float64) if len(yx) else np.zeros(0))
+    if len(yx) == 1:
         raise InputError(f"{path} needs a column radius: the size of a single blob cannot be guessed")
-    return disks(yx, np.full(len(yx), float(np.median(cKDTree(yx).query(yx, 2)[0][:, 1])) / 3))
+    return disks(yx, np.full(len(yx), float(np.median(np.asarray(cKDTree(yx).query(yx, 2)[0])[:, 1])) / 3))
 
 
 def _read_coco(path: Path) -> dict[str, Crowd]:
@@ -285,7 +291,10 @@ def _read_coco(path: Path) -> dict[str, Crowd]:
         stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
         boxes: dict[str, list[list[float]]] = {stem: [] for stem in stems.values()}
         for annotation in content["annotations"]:
-            boxes[stems[annotation["image_id"]]].append([float(v) for v in annotation["bbox"]])
+            x, y, wide, tall = (float(v) for v in annotation["bbox"])
+            if not (wide > 0 and tall > 0 and np.isfinite([x, y, wide, tall]).all()):
+                raise ValueError(f"a box is x, y, width and height, both above 0, got {annotation['bbox']}")
+            boxes[stems[annotation["image_id"]]].append([x, y, wide, tall])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"expected COCO's images and annotations in {path}: {error!r}") from error
     return {stem: _ellipses(np.array(rows).reshape(-1, 4)) for stem, rows in boxes.items()}

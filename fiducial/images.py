@@ -298,6 +298,13 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
     raise InputError(f"expected gray or RGB(A), {name} has {channels} channels: save the channel to be measured by itself")
 
 
+def to_rgb(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarray, "h w 3"]:
+    """Return color in the file's own scale, without alpha; gray holds its value three times. Raises as `to_gray`."""
+    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        return pixels[..., :3].astype(np.float32)
+    return np.repeat(to_gray(pixels, name)[..., None], 3, axis=2)
+
+
 def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float32[np.ndarray, "h w"]:
     """Return the gray values of a whole image, averaged so that no side exceeds `longest_px`, read band by band.
 
@@ -316,13 +323,28 @@ def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float
     return np.concatenate(bands)
 
 
-def intensity_range(image: Image, most: int = 1_000_000) -> tuple[float, float]:
-    """Return the 1st and 99th percentile of a whole image's gray values, from about `most` evenly spread pixels.
+def intensity_range(image: Image) -> tuple[float, float]:
+    """Return the 1st and 99th percentile of a whole image's gray values, from about a million evenly spread pixels.
 
     Where they coincide, as in a mostly empty picture, the least and the largest value serve.
 
     Raises:
         InputError: constant, or without a finite value.
+    """
+    values = sample_gray(image)
+    low, high = (float(v) for v in np.percentile(values, [1, 99]))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    if high <= low:
+        raise InputError(f"expected an image with structure, {image.name} is constant ({low:g})")
+    return low, high
+
+
+def sample_gray(image: Image, most: int = 1_000_000) -> Float32[np.ndarray, " n"]:
+    """Return about `most` gray values, evenly spread over a whole image, without those that are not finite.
+
+    Raises:
+        InputError: no value is finite.
     """
     h, w = image.size
     step = max(1, math.isqrt(h * w // most))
@@ -335,12 +357,7 @@ def intensity_range(image: Image, most: int = 1_000_000) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if not len(values):
         raise InputError(f"expected an image with finite values, {image.name} has none")
-    low, high = (float(v) for v in np.percentile(values, [1, 99]))
-    if high <= low:
-        low, high = float(values.min()), float(values.max())
-    if high <= low:
-        raise InputError(f"expected an image with structure, {image.name} is constant ({low:g})")
-    return low, high
+    return values
 
 
 @contextmanager

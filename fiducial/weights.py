@@ -18,7 +18,7 @@ from torch import nn
 
 from fiducial.blobs.network import CADSN
 from fiducial.blobs.network import Config as BlobsConfig
-from fiducial.confidence import Calibration, EvidenceCalibration
+from fiducial.confidence import Calibration, CrowdCalibration, EvidenceCalibration
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
 from fiducial.images import whole_file
@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
+    "blobs": ("blobs_slim.safetensors", ""),
     "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
     "places": ("places_slim.safetensors", "4592c0fc3defab30c44dbe430f2db620f559e11e11eacbeef2acdbc5ef7e294a"),
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
@@ -39,7 +40,7 @@ Network = CADSN | BGNet | FTFY | TripletNet
 
 # What each file may hold: configuration, network and calibration. Triplets are what places are compared with.
 FAMILIES: Mapping[str, tuple[type[Any], type[Any], type[Any]]] = {
-    "blobs": (BlobsConfig, CADSN, EvidenceCalibration),
+    "blobs": (BlobsConfig, CADSN, CrowdCalibration),
     "defects": (DefectsConfig, BGNet, Calibration),
     "places": (PlacesConfig, FTFY, EvidenceCalibration),
     "triplets": (PlacesConfig, TripletNet, Calibration),
@@ -61,7 +62,7 @@ class Weights:
     sha256: str
     family: str
     network: Network
-    calibration: Calibration | EvidenceCalibration | None
+    calibration: Calibration | CrowdCalibration | EvidenceCalibration | None
     card: Mapping[str, str]
 
 
@@ -70,7 +71,7 @@ def save(
     family: str,
     network: Network,
     card: Mapping[str, str],
-    calibration: Calibration | EvidenceCalibration | None = None,
+    calibration: Calibration | CrowdCalibration | EvidenceCalibration | None = None,
 ) -> None:
     """Write a network to a file, making its folder; the file appears whole or not at all."""
     parameters = {name for name, _ in network.named_parameters()}

@@ -62,7 +62,9 @@ def split(data: Path) -> Split:
     calibrated: dict[Kind, list[CrowdImage]] = {"fluorescence": [], "stained": [], "particles": []}
     validated: dict[Kind, list[CrowdImage]] = {"fluorescence": [], "stained": [], "particles": []}
     for kind in ("fluorescence", "stained"):
-        own = [[im for im, c in zip(nuclei, cluster, strict=True) if c == k and kind_of(im) == kind] for k in np.unique(cluster)]
+        own = [
+            [im for im, c in zip(nuclei, cluster, strict=True) if c == k and kind_of(im) == kind] for k in np.unique(cluster)
+        ]
         own = sorted((images for images in own if images), key=lambda images: (-len(images), images[0].name))
         for i, images in enumerate(own):
             if i % FOLDS[kind] == 1:

@@ -1,7 +1,7 @@
 """Train the weights of `detect`; recipes/blobs_slim_calibrate.py makes fiducial/weights/blobs_slim.safetensors of them.
 
-    python recipes/blobs_slim.py --data ../shared/data --steps 4000
-    python recipes/blobs_slim_calibrate.py --data ../shared/data --weights runs/blobs_slim/weights.safetensors
+python recipes/blobs_slim.py --data ../shared/data --steps 4000
+python recipes/blobs_slim_calibrate.py --data ../shared/data --weights runs/blobs_slim/weights.safetensors
 """
 
 import argparse

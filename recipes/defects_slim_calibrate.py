@@ -18,7 +18,7 @@ from fiducial import weights
 from fiducial.datasets import read_deeppcb
 from fiducial.defects.inspector import DefectInspector
 from fiducial.device import has_fast_bf16
-from fiducial.evaluate import fit_calibration
+from fiducial.evaluate.defects import fit_calibration
 
 
 def main() -> None:

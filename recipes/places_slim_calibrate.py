@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from fiducial import weights
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate_places import fit_places
+from fiducial.evaluate.places import fit_places
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY
 

@@ -12,7 +12,7 @@ from skimage import data as photographs
 
 from fiducial import weights
 from fiducial.coords import apply_transform, corners_yx
-from fiducial.evaluate_places import (
+from fiducial.evaluate.places import (
     LOOKS,
     Candidates,
     draw_cases,

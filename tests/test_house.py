@@ -18,13 +18,13 @@ LEVELS = (
     {"images", "device"},
     {"drawing", "geometry", "metrics", "augment"},
     {"crowds"},
-    {"formats", "matching", "synth", "tiles", "datasets", "confidence"},
+    {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled"},
     set(FAMILIES),
     {"weights"},
-    {"evaluate", "evaluate_places"},
+    {"evaluate"},
     {"train", "api"},
     {"runs"},
-    {"searches"},
+    {"searches", "detections"},
     {"cli"},
 )
 # A record's save, to_frame and plot are doors to the formats and drawings above it.

@@ -92,7 +92,7 @@ class ScaleAdaptivePooling(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         size = x.shape[-2:]
-        pooled = [F.adaptive_avg_pool2d(x, [max(1, n >> k) for n in size]) for k in range(POOLS)]  # eq. 1
+        pooled = [F.adaptive_avg_pool2d(x, (max(1, size[0] >> k), max(1, size[1] >> k))) for k in range(POOLS)]  # eq. 1
         alpha = self.weights(pooled)  # (B, 4)
         spread = [F.interpolate(p, size=size, mode="bilinear") for p in pooled]
         return torch.stack([a[:, None, None, None] * p for a, p in zip(alpha.unbind(1), spread, strict=True)]).sum(0)  # eq. 3
@@ -115,7 +115,7 @@ class GradientEnhancedConv(nn.Module):
         """Return G of each channel."""
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         slopes = F.conv2d(padded, self.sobel.to(x.dtype), groups=x.shape[1])  # (B, 2D, H, W): x and y of each channel
-        return (slopes.unflatten(1, (-1, 2)).float().square().sum(2) + 1e-6).sqrt().to(x.dtype)
+        return (slopes.reshape(len(x), -1, 2, *x.shape[2:]).float().square().sum(2) + 1e-6).sqrt().to(x.dtype)
 
     def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         g = self.gradient(x)
@@ -186,8 +186,10 @@ class CADSN(nn.Module):
         width = 2 * config.fine_dim
         self.head = nn.Sequential(conv_norm(config.fine_dim, width, 3, act=nn.ReLU()), nn.Conv2d(width, 5, 1))
         self.embed = nn.Linear(config.dim * ROI_CELLS**2, EMBEDDING)
-        assert isinstance(self.head[1], nn.Conv2d) and self.head[1].bias is not None
-        nn.init.constant_(self.head[1].bias[:4], -3.0)  # few pixels are centers
+        last = self.head[1]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
+        nn.init.constant_(last.bias[:4], -3.0)  # few pixels are centers
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Map RGB images with intensities near [0, 1]; a gray one holds its values three times."""

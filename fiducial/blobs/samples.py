@@ -62,7 +62,7 @@ class Batch(NamedTuple):
 class PairBatch(NamedTuple):
     """Two views of each crowd, first all the first ones; and the blobs that both show.
 
-    yx, other_yx (N, 2) and radius, other_radius (N,) in pixels of each view; index (N,) of the pair.
+    yx, other_yx (N, 2) and radius, other_radius (N,) in pixels of each view; pair (N,) the index of each blob's pair of views.
     """
 
     image: torch.Tensor
@@ -73,7 +73,7 @@ class PairBatch(NamedTuple):
     blob_radius: torch.Tensor
     other_yx: torch.Tensor
     other_radius: torch.Tensor
-    index: torch.Tensor
+    pair: torch.Tensor
 
 
 def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
@@ -222,11 +222,14 @@ def collate_pairs(pairs: list[tuple[Sample, Sample, np.ndarray]]) -> PairBatch:
     """Stack pairs of views into tensors, the first views before the second."""
     batch = collate([pair[0] for pair in pairs] + [pair[1] for pair in pairs])
     index = np.concatenate([np.full(len(shared), i) for i, (_, _, shared) in enumerate(pairs)])
-    both = []
-    for which in (0, 1):
-        crowds = [pair[which].crowd.only(pair[2][:, which]) for pair in pairs]
-        both += [np.concatenate([c.yx for c in crowds]), np.concatenate([c.radius for c in crowds])]
-    return PairBatch(*batch, *(torch.from_numpy(part.astype(np.float32)) for part in both), torch.from_numpy(index))
+    yx, radius = _of_crowds([first.crowd.only(shared[:, 0]) for first, _, shared in pairs])
+    other_yx, other_radius = _of_crowds([second.crowd.only(shared[:, 1]) for _, second, shared in pairs])
+    return PairBatch(*batch, yx, radius, other_yx, other_radius, torch.from_numpy(index))
+
+
+def _of_crowds(crowds: list[Crowd]) -> tuple[torch.Tensor, torch.Tensor]:
+    yx, radius = np.concatenate([c.yx for c in crowds]), np.concatenate([c.radius for c in crowds])
+    return torch.from_numpy(yx.astype(np.float32)), torch.from_numpy(radius.astype(np.float32))
 
 
 def batch_loss(network: nn.Module, batch: Batch) -> torch.Tensor:
@@ -240,9 +243,9 @@ def pair_loss(network: nn.Module, batch: PairBatch) -> torch.Tensor:
     assert isinstance(network, CADSN)
     output = network(batch.image.contiguous(memory_format=torch.channels_last))
     found = loss(output, Truth(batch.heat, batch.radius, batch.weight))
-    if not len(batch.index):
+    if not len(batch.pair):
         return found
     pairs = len(batch.image) // 2
-    e = network.embeddings(output.fused, batch.yx, batch.blob_radius, batch.index)
-    positive = network.embeddings(output.fused, batch.other_yx, batch.other_radius, batch.index + pairs)
-    return found + CONTRAST * contrast_loss(e, positive, neighbors(batch.yx, batch.blob_radius, batch.index))
+    e = network.embeddings(output.fused, batch.yx, batch.blob_radius, batch.pair)
+    positive = network.embeddings(output.fused, batch.other_yx, batch.other_radius, batch.pair + pairs)
+    return found + CONTRAST * contrast_loss(e, positive, neighbors(batch.yx, batch.blob_radius, batch.pair))

@@ -6,11 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
 from torch import nn
 
 from fiducial import weights
-from fiducial.blobs.network import CADSN, Config
+from fiducial.blobs.detector import BlobDetector
+from fiducial.blobs.network import CADSN, Config, slim
 from fiducial.blobs.samples import Pool, batch_loss, collate, collate_pairs, make_pair, make_sample, pair_loss
+from fiducial.datasets import read_crowds
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate.blobs import fit_crowds
 from fiducial.records import InputError
 from fiducial.train.loop import Schedule, Task, fit
 
@@ -55,3 +60,34 @@ def train_blobs(
     assert isinstance(trained, CADSN)
     publish(trained, out / "weights.safetensors")
     return trained
+
+
+def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = None, scratch: bool = False) -> CADSN:
+    """Train on a folder of crowds as the command line asks: the slim size, from given, the shipped or no weights.
+
+    Probabilities are fitted on the last fifth of the images, by name, which is not trained on.
+
+    Raises:
+        InputError: fewer than five images in the folder, or as `train_blobs`.
+    """
+    images = read_crowds(data)
+    if len(images) < 5:
+        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
+    held = images[-max(1, len(images) // 5) :]
+    begun = None if scratch else weights.load("blobs", start).network
+    assert begun is None or isinstance(begun, CADSN)
+    card = {
+        "data": f"{len(images) - len(held)} images of {data.name}, and drawn crowds",
+        "license": "the user's",
+        "recipe": "fiducial train blobs",
+    }
+    config = slim() if begun is None else begun.config
+    pool = Pool((images[: -len(held)],), (1.0,))
+    network = train_blobs(pool, config, Schedule(steps), out, card, start=begun)
+    where = choose_device("auto")
+    detector = BlobDetector(network, None, where, bf16=has_fast_bf16(where))
+    with Progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+        fitted = fit_crowds(detector, held, lambda done, total: bar.update(task, completed=done, total=total))
+    weights.save(out / "weights.safetensors", "blobs", network, card, fitted)
+    return network

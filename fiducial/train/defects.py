@@ -14,7 +14,7 @@ from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet, Config, slim
 from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate import fit_calibration
+from fiducial.evaluate.defects import fit_calibration
 from fiducial.records import InputError
 from fiducial.train.loop import Schedule, Task, fit
 

@@ -11,7 +11,7 @@ from torch import nn
 from fiducial import weights
 from fiducial.datasets import read_textures
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate_places import fit_places
+from fiducial.evaluate.places import fit_places
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY, Config, TripletNet
 from fiducial.places.samples import (
@@ -28,9 +28,7 @@ from fiducial.records import InputError
 from fiducial.train.loop import Schedule, Task, fit
 
 
-def train_triplets(
-    pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]
-) -> TripletNet:
+def train_triplets(pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]) -> TripletNet:
     """Train a triplet network on patches of a pool in folder `out`."""
     torch.manual_seed(schedule.seed)
     task = Task(partial(make_triplet, pool, config), collate_triplets, triplet_batch_loss)

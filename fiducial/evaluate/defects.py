@@ -1,4 +1,4 @@
-"""Run a family over a dataset and return a table of metrics, one row per case."""
+"""Measure `inspect` on annotated pairs: one row of scores per case of displacement."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,0 +1,328 @@
+"""Own a loaded CADSN and detect with it: normalize, forward by scale and tile, decode, merge, record.
+
+Glossary
+    scale: size of the copy that the network sees over the image's; r_net radius of a blob in pixels of that copy.
+    candidate: a peak of P_blob at some scale; its center and radius are in pixels of the image unless stated otherwise.
+    conflict: of two candidates that cannot both be blobs, as their centers are too near for their radii.
+    evidence: what is known of a candidate that survives; the calibration makes its probability of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.spatial import cKDTree
+from scipy.special import logit
+from torch import Tensor
+
+from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, Output
+from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability
+from fiducial.coords import apply_transform
+from fiducial.images import sample_gray
+from fiducial.layers import fold_norms
+from fiducial.records import Blobs, Image, InputError, Progress, Provenance
+from fiducial.scaled import Scaled
+from fiducial.tiles import Tile, tiles
+
+SMALLEST_PX = 4  # of an image's side
+TILE_PX, MARGIN_PX = 512, 64
+SCALES = (1.0, 0.5, 0.25)
+ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at the others
+TYPICAL_PX = 9.0  # r_net of blobs of a known size
+RADII_PX = (2.0, 80.0)  # that are searched for when no size is known
+BEST_NET_PX, ANY_NET_PX = (3.5, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
+LEAST_P = 0.06  # of a candidate
+SMALL_NET_PX, SMALL_SHARE = 4.5, 0.1  # r_net at scale 1, and share of the candidates, from which it is enlarged
+PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
+EVIDENCE = ("center", "agreement", "size", "fit")
+
+_OVERLAP_PX = 2.0  # by which cores are widened, so that no peak falls between two tiles
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Peaks of P_blob; `scale` is that of the copy they were found in, `p` the height, `embedding` (n, 0) if not asked for."""
+
+    yx: Float64[np.ndarray, "n 2"]
+    radius: Float64[np.ndarray, " n"]
+    p: Float64[np.ndarray, " n"]
+    scale: Float64[np.ndarray, " n"]
+    embedding: Float32[np.ndarray, "n e"]
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+        return len(self.p)
+
+    def only(self, which: np.ndarray) -> "Candidates":
+        """Return those candidates."""
+        return Candidates(self.yx[which], self.radius[which], self.p[which], self.scale[which], self.embedding[which])
+
+    @property
+    def strength(self) -> Float64[np.ndarray, " n"]:
+        """P, less where the blob is of a size that the scale it was found at is not good at."""
+        r = self.radius * self.scale
+        small = np.clip((r - ANY_NET_PX[0]) / (BEST_NET_PX[0] - ANY_NET_PX[0]), 0.3, 1)
+        large = np.clip((ANY_NET_PX[1] - r) / (ANY_NET_PX[1] - BEST_NET_PX[1]), 0.3, 1)
+        return self.p * small * large
+
+
+class BlobDetector:
+    """Detect blobs with one network on one device."""
+
+    def __init__(self, network: CADSN, calibration: CrowdCalibration | None, device: torch.device, *, bf16: bool) -> None:
+        self.network = fold_norms(network).to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.calibration, self.device, self.bf16 = calibration, device, bf16
+
+    def detect(
+        self,
+        image: Image,
+        provenance: Provenance,
+        *,
+        radius_px: float | None = None,
+        min_probability: float = 0.5,
+        embeddings: bool = False,
+        tile_px: int = TILE_PX,
+        progress: Progress | None = None,
+    ) -> Blobs:
+        """Find the blobs of an image: of all sizes in RADII_PX, or of about a radius, if that is known.
+
+        Raises:
+            InputError: the image has no finite value, is not gray or color, or under 4 px a side.
+        """
+        found, evidence = self.candidates(image, radius_px, embeddings=embeddings, tile_px=tile_px, progress=progress)
+        score = self.probability(evidence)
+        interval = count_interval(score, 0.0 if self.calibration is None else self.calibration.spread)
+        kept = np.flatnonzero(score >= min_probability)
+        kept = kept[np.lexsort((found.yx[kept, 1], found.yx[kept, 0], -score[kept]))]
+        return Blobs(
+            yx=found.yx[kept],
+            radius=found.radius[kept],
+            score=score[kept],
+            embedding=found.embedding[kept],
+            count_interval=interval,
+            radii_px=RADII_PX if radius_px is None else (radius_px / 3, radius_px * 3),
+            image=image.name,
+            size=image.size,
+            pixel_size=image.pixel_size,
+            unit=image.unit,
+            crs=image.crs,
+            pixel_to_world=image.pixel_to_world,
+            provenance=provenance,
+        )
+
+    def probability(self, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
+        """Return calibrated probabilities; P itself where the weights are not calibrated."""
+        if self.calibration is None:
+            return 1 / (1 + np.exp(-evidence[:, 0]))
+        return crowd_probability(self.calibration, evidence)
+
+    def candidates(
+        self,
+        image: Image,
+        radius_px: float | None = None,
+        *,
+        embeddings: bool = False,
+        tile_px: int = TILE_PX,
+        progress: Progress | None = None,
+    ) -> tuple[Candidates, Float64[np.ndarray, "n k"]]:
+        """Return all blobs that may be there, free of conflicts, and the evidence for each; raises as `detect`."""
+        if min(image.size) < SMALLEST_PX:
+            raise InputError(f"an image must have at least {SMALLEST_PX} px a side, {image.name} has {image.size}")
+        zero, middle, one = (float(v) for v in np.percentile(sample_gray(image), [PERCENTILES[0], 50, PERCENTILES[1]]))
+        if one <= zero:
+            values = sample_gray(image)
+            zero, one = float(values.min()), float(values.max())
+        if one <= zero:
+            return decode([], EMBEDDING if embeddings else 0)  # constant: nothing is there
+        scales = SCALES if radius_px is None else (TYPICAL_PX / radius_px,)
+        parts: list[Candidates] = []
+        steps = list(scales)
+        for done, scale in enumerate(steps):
+            copy = Scaled(image, scale, zero, one, middle)
+            if min(copy.size) >= SMALLEST_PX or done == 0:
+                parts.append(
+                    self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=_part(progress, done, steps))
+                )
+            if done == 0 and radius_px is None and _has_small(parts[0]):
+                steps.append(ENLARGED)
+        return decode(parts, EMBEDDING if embeddings else 0)
+
+    def _at_scale(self, copy: Scaled, *, embeddings: bool, tile_px: int, progress: Progress | None) -> Candidates:
+        """Return the candidates of one copy of the image, duplicates along seams included."""
+        work = list(tiles(copy.size, max(tile_px, 2 * MARGIN_PX + 32), MARGIN_PX))
+        found = []
+        for done, tile in enumerate(work):
+            found.append(self._in_tile(copy, tile, embeddings=embeddings))
+            if progress is not None:
+                progress(done + 1, len(work))
+        return join(found, EMBEDDING if embeddings else 0)
+
+    def _in_tile(self, copy: Scaled, tile: Tile, *, embeddings: bool) -> Candidates:
+        pixels = np.clip(copy.read(tile.window), -0.5, 2.0)
+        output = self.forward(pixels)
+        y, x, radius, p = peaks(output)
+        top, left, bottom, right = tile.core
+        inside = (
+            (y + tile.window[0] >= top - _OVERLAP_PX)
+            & (y + tile.window[0] < bottom + _OVERLAP_PX)
+            & (x + tile.window[1] >= left - _OVERLAP_PX)
+            & (x + tile.window[1] < right + _OVERLAP_PX)
+        )
+        yx, radius, p = np.stack([y, x], axis=1)[inside], radius[inside], p[inside]
+        vectors = np.zeros((len(p), EMBEDDING if embeddings else 0), np.float32)
+        if embeddings and len(p):
+            vectors = self._embed(output, yx, radius)
+        placed = apply_transform(copy.to_image, yx + np.array(tile.window[:2]))
+        return Candidates(placed, radius / copy.scale, p, np.full(len(p), copy.scale), vectors)
+
+    @torch.inference_mode()
+    def forward(self, pixels: Float32[np.ndarray, "h w 3"]) -> Output:
+        """Run the network on normalized pixels; the output is in float32."""
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            out = self.network(batch.contiguous(memory_format=torch.channels_last))
+        return Output(out.logits.float(), out.log_radius.float(), out.fused.float())
+
+    @torch.inference_mode()
+    def _embed(
+        self, output: Output, yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n e"]:
+        places, reach = (torch.from_numpy(v.astype(np.float32)).to(self.device) for v in (yx, radius))
+        index = torch.zeros(len(yx), dtype=torch.long, device=self.device)
+        return np.asarray(self.network.embeddings(output.fused, places, reach, index).float().cpu().numpy())
+
+
+def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress | None:
+    """Report a scale's progress as part of the whole, scales weighed by their number of pixels."""
+    if progress is None:
+        return None
+    sizes = [s * s for s in steps]
+    before, own, whole = sum(sizes[:done]), sizes[done], sum(sizes)
+    return lambda d, t: progress(round(1000 * (before + own * d / t) / whole), 1000)
+
+
+def _has_small(found: Candidates) -> bool:
+    sure = found.only(found.p > 0.3)
+    return bool(len(found) and (sure.radius < SMALL_NET_PX).sum() > SMALL_SHARE * max(1, len(sure)))
+
+
+def join(parts: list[Candidates], width: int) -> Candidates:
+    """Join candidates; of none, an empty set with embeddings of that width."""
+    none = Candidates(np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, width), np.float32))
+    every = [none, *parts]
+    return Candidates(
+        np.concatenate([part.yx for part in every]),
+        np.concatenate([part.radius for part in every]),
+        np.concatenate([part.p for part in every]),
+        np.concatenate([part.scale for part in every]),
+        np.concatenate([part.embedding for part in every]),
+    )
+
+
+def peaks(
+    output: Output,
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Return y, x, radius and height of the local maxima of P_blob, in pixels of the map.
+
+    A center is the mean place, weighed by P², in a window of about a third of the radius (soft argmax); the radius is the mean
+    of the radius map there.
+    """
+    p = output.logits.sigmoid()
+    top = (p == F.max_pool2d(p, 3, 1, 1)) & (p >= LEAST_P)
+    y, x = torch.nonzero(top[0, 0], as_tuple=True)
+    height = p[0, 0, y, x]
+    rough = output.log_radius[0, 0, y, x].exp2() * NOMINAL_RADIUS_PX
+    half = (0.35 * rough).round().clamp(1, 10).long()
+    center_y, center_x, radius = torch.zeros_like(rough), torch.zeros_like(rough), torch.zeros_like(rough)
+    for n in sorted(set(half.tolist())):
+        own = half == n
+        center_y[own], center_x[own], radius[own] = _refine(p[0, 0], output.log_radius[0, 0], (y[own], x[own]), n)
+    out = (v.double().cpu().numpy() for v in (center_y, center_x, radius * NOMINAL_RADIUS_PX, height))
+    a, b, c, d = out
+    return a, b, c, d
+
+
+def _refine(
+    p: Float32[Tensor, "h w"], log_radius: Float32[Tensor, "h w"], at: tuple[Tensor, Tensor], half: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean y, x and radius (in parts of the nominal one) in windows of ± half px."""
+    steps = torch.arange(-half, half + 1, device=p.device)
+    y, x = at[0][:, None, None] + steps[:, None], at[1][:, None, None] + steps  # (N, K, 1), (N, 1, K)
+    rows, columns = y.clamp(0, p.shape[0] - 1), x.clamp(0, p.shape[1] - 1)
+    inside = (rows == y) & (columns == x)
+    weight = p[rows, columns].square() * inside  # (N, K, K)
+    weight = weight / weight.sum((1, 2), keepdim=True)
+    radius = (weight * log_radius[rows, columns]).sum((1, 2)).exp2()
+    return (weight * y).sum((1, 2)), (weight * x).sum((1, 2)), radius
+
+
+def decode(parts: list[Candidates], width: int = 0) -> tuple[Candidates, Float64[np.ndarray, "n k"]]:
+    """Keep of conflicting candidates the strongest, and return them with their evidence (columns as EVIDENCE)."""
+    every = join(parts, width)
+    r_net = every.radius * every.scale
+    every = every.only((r_net >= ANY_NET_PX[0]) & (r_net <= ANY_NET_PX[1]))
+    kept = survivors(every)
+    found = every.only(kept)
+    return found, _evidence(found, every)
+
+
+def conflicts(every: Candidates) -> Iterator[tuple[int, Int64[np.ndarray, " k"]]]:
+    """Yield each candidate with those that it is in conflict with and that are not larger than itself.
+
+    Two blobs are in conflict if their centers are nearer than 0.65 of the smaller radius, or if the smaller one lies within the
+    larger: nearer than the larger radius less 0.6 of the smaller.
+    """
+    if not len(every):
+        return
+    tree = cKDTree(every.yx)
+    near = tree.query_ball_point(every.yx, np.maximum(every.radius, 1.0))
+    for i, others in enumerate(near):
+        j = np.array(others, dtype=np.int64)
+        j = j[(j != i) & ((every.radius[j] < every.radius[i]) | ((every.radius[j] == every.radius[i]) & (j > i)))]
+        if len(j):
+            apart = np.linalg.norm(every.yx[j] - every.yx[i], axis=1)
+            limit = np.maximum(0.65 * every.radius[j], every.radius[i] - 0.6 * every.radius[j])
+            yield i, j[apart < np.maximum(limit, 1.0)]
+
+
+def survivors(every: Candidates) -> Int64[np.ndarray, " k"]:
+    """Return the indices of candidates that are in conflict with no stronger one that survives."""
+    rivals: dict[int, list[int]] = {}
+    for i, others in conflicts(every):
+        for j in others.tolist():
+            rivals.setdefault(i, []).append(j)
+            rivals.setdefault(j, []).append(i)
+    alive = np.ones(len(every), dtype=bool)
+    contested = np.array(sorted(rivals), dtype=np.int64)
+    for i in contested[np.argsort(-every.strength[contested], kind="stable")].tolist():
+        if alive[i]:
+            alive[rivals[i]] = False
+    return np.flatnonzero(alive)
+
+
+def _evidence(found: Candidates, every: Candidates) -> Float64[np.ndarray, "n k"]:
+    """Return the columns of EVIDENCE.
+
+    center: log-odds of P. agreement: the strongest candidate of another scale at the same place and of about the same size.
+    size: |log2| of r_net over the typical one. fit: strength over P, how good the scale is at such a size.
+    """
+    if not len(found):
+        return np.zeros((0, len(EVIDENCE)))
+    same = _agreement(found, every)
+    size = np.abs(np.log2(found.radius * found.scale / TYPICAL_PX))
+    return np.stack([logit(np.clip(found.p, 1e-4, 1 - 1e-4)), same, size, found.strength / found.p], axis=1)
+
+
+def _agreement(found: Candidates, every: Candidates) -> Float64[np.ndarray, " n"]:
+    out, tree = np.zeros(len(found)), cKDTree(every.yx)
+    near = tree.query_ball_point(found.yx, np.maximum(0.5 * found.radius, 1.0))
+    for i, others in enumerate(near):
+        j = np.array(others, dtype=np.int64)
+        alike: Bool[np.ndarray, " k"] = np.abs(np.log2(every.radius[j] / found.radius[i])) < 0.6
+        j = j[alike & (every.scale[j] != found.scale[i])]
+        out[i] = every.p[j].max(initial=0.0)
+    return out

@@ -1,0 +1,165 @@
+"""Measure `detect` on images whose blobs are known: found and false, how far off, adjacent ones told apart, counts covered."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64, Int
+
+from fiducial import metrics
+from fiducial.blobs.detector import EVIDENCE, BlobDetector
+from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability, fit_evidence, fit_spread
+from fiducial.crowds import Crowd
+from fiducial.datasets import CrowdImage, read_crowds
+from fiducial.images import from_array
+from fiducial.metrics import Counts
+
+SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
+_KEEP_ALARMS = 2000
+
+Note = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a method finds in an image: centers, best first, and how long it took."""
+
+    yx: Float64[np.ndarray, "n 2"]
+    radius: Float64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    interval: tuple[int, int] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An image's findings beside its truth.
+
+    Attributes:
+        partner: for each true blob, the finding it is matched with, or -1.
+        error_px: distance of each matched pair, NaN where a blob is missed.
+    """
+
+    crowd: Crowd
+    found: Findings
+    partner: Int[np.ndarray, " m"]
+    error_px: Float64[np.ndarray, " m"]
+
+    @property
+    def true(self) -> Bool[np.ndarray, " n"]:
+        """Whether each finding is a blob."""
+        out = np.zeros(len(self.found.yx), dtype=bool)
+        out[self.partner[self.partner >= 0]] = True
+        return out
+
+    @property
+    def counts(self) -> Counts:
+        """Found, false and missed."""
+        hits = int((self.partner >= 0).sum())
+        return Counts(hits, len(self.found.yx) - hits, len(self.crowd) - hits)
+
+
+def judge(crowd: Crowd, found: Findings) -> Judged:
+    """Match findings with the truth one to one, within max(2 px, r / 2)."""
+    partner = metrics.match_points(found.yx, crowd.yx, metrics.blob_reach(crowd.radius))
+    error = np.full(len(crowd), np.nan)
+    hit = partner >= 0
+    error[hit] = np.linalg.norm(found.yx[partner[hit]] - crowd.yx[hit], axis=1)
+    return Judged(crowd, found, partner, error)
+
+
+def summarize(judged: Sequence[Judged]) -> dict[str, float]:
+    """Return the scores of a set of images as a row of a table."""
+    total = sum((j.counts for j in judged), Counts(0, 0, 0))
+    small = np.concatenate([j.error_px[j.crowd.radius < SMALL_PX] for j in judged])
+    every = np.concatenate([j.error_px for j in judged])
+    adjacent = [(metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius), j) for j in judged]
+    both = [(j.partner[pairs] >= 0).all(axis=1) for pairs, j in adjacent]
+    ratio = [j.found.radius[j.partner[j.partner >= 0]] / j.crowd.radius[j.partner >= 0] for j in judged]
+    stated = [j for j in judged if j.found.interval is not None]
+    covered = [j.found.interval[0] <= len(j.crowd) <= j.found.interval[1] for j in stated if j.found.interval is not None]
+    relative = [abs(len(j.found.yx) - len(j.crowd)) / max(1, len(j.crowd)) for j in judged]
+    score, true = (np.concatenate(part) for part in zip(*((j.found.score, j.true) for j in judged), strict=True))
+    return {
+        "images": len(judged),
+        "blobs": sum(len(j.crowd) for j in judged),
+        "f1": total.f(),
+        "precision": total.precision,
+        "recall": total.recall,
+        "error_px": _mean(every),
+        f"error_under_{SMALL_PX:.0f}_px": _mean(small),
+        "adjacent": float(np.concatenate(both).mean()) if sum(map(len, both)) else float("nan"),
+        "radius_error": _mean(np.abs(np.log(np.concatenate(ratio)))),
+        "count_error": float(np.median(relative)),
+        "count_covered": float(np.mean(covered)) if covered else float("nan"),
+        "calibration_error": metrics.calibration_error(score, true) if stated else float("nan"),
+        "seconds": float(np.median([j.found.seconds for j in judged])),
+    }
+
+
+def _mean(values: Float64[np.ndarray, " n"]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def find(detector: BlobDetector, image: CrowdImage, min_probability: float = 0.5) -> Findings:
+    """Return what a detector finds."""
+    begin = perf_counter()
+    found, evidence = detector.candidates(from_array(image.pixels))
+    score = detector.probability(evidence)
+    seconds = perf_counter() - begin
+    interval = count_interval(score, 0.0 if detector.calibration is None else detector.calibration.spread)
+    order = np.argsort(-score, kind="stable")
+    kept = order[score[order] >= min_probability]
+    return Findings(found.yx[kept], found.radius[kept], score[kept], interval, seconds)
+
+
+def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note | None = None) -> CrowdCalibration:
+    """Fit probabilities, the spread of counts and the alarms on images that the network did not learn from.
+
+    Raises:
+        InputError: nothing is found in any of them.
+    """
+    evidence, true, owner = [], [], []
+    for done, image in enumerate(images, start=1):
+        found, known = detector.candidates(from_array(image.pixels))
+        order = np.argsort(-found.p, kind="stable")
+        partner = judge(image.crowd, Findings(found.yx[order], found.radius[order], found.p[order], None, 0.0)).partner
+        hit = np.zeros(len(found), dtype=bool)
+        hit[order[partner[partner >= 0]]] = True
+        evidence.append(known)
+        true.append(hit)
+        owner.append(np.full(len(found), done - 1))
+        if note is not None:
+            note(done, len(images))
+    fitted = fit_evidence(EVIDENCE, np.concatenate(evidence), np.concatenate(true))
+    plain = CrowdCalibration(fitted.names, fitted.mean, fitted.deviation, fitted.weight, fitted.intercept, 0.0, (), 1.0)
+    score, hit, of = crowd_probability(plain, np.concatenate(evidence)), np.concatenate(true), np.concatenate(owner)
+    sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
+    spread = fit_spread(sums, variances, np.array([float(len(image.crowd)) for image in images]))
+    alarms = np.sort(score[~hit])[::-1][:_KEEP_ALARMS]
+    megapixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6
+    return CrowdCalibration(
+        fitted.names,
+        fitted.mean,
+        fitted.deviation,
+        fitted.weight,
+        fitted.intercept,
+        spread,
+        tuple(alarms.tolist()),
+        megapixels,
+    )
+
+
+def evaluate_blobs_on(data: Path, detector: BlobDetector, note: Note | None = None) -> pd.DataFrame:
+    """Measure on a folder that `datasets.read_crowds` reads, as one row; raises as that does."""
+    judged = []
+    images = read_crowds(data)
+    for done, image in enumerate(images, start=1):
+        judged.append(judge(image.crowd, find(detector, image)))
+        if note is not None:
+            note(done, len(images))
+    return pd.DataFrame([{"data": data.name} | summarize(judged)])

@@ -1,0 +1,88 @@
+"""Read an image at another scale, window by window, as if it had been resized whole.
+
+Glossary
+    scale: size of the copy over that of the image. k the whole factor by which areas are averaged first; the copy is then
+    resampled from these averages.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32
+
+from fiducial.coords import Matrix, apply_transform, scale_transform, shift
+from fiducial.images import to_rgb
+from fiducial.records import Image, Window
+
+_REACH_PX = 3  # of the resampling, in pixels of the averages
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A copy of an image, `scale` times as large, with intensities brought from [zero, one] to [0, 1], RGB."""
+
+    image: Image
+    scale: float
+    zero: float
+    one: float
+    undefined: float  # what stands for NaN and infinite values, before normalization
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the copy."""
+        tall, wide = (max(1, math.ceil(side * self.scale - 1e-6)) for side in self.image.size)
+        return tall, wide
+
+    @property
+    def to_image(self) -> Matrix:
+        """The transform from pixels of the copy to the image's."""
+        return np.linalg.inv(scale_transform(self.scale))
+
+    def read(self, window: Window) -> Float32[np.ndarray, "h w 3"]:
+        """Return a window of the copy."""
+        k = max(1, int(1 / self.scale + 1e-6))
+        to_averages = scale_transform(1 / k) @ self.to_image  # from pixels of the copy
+        corners = apply_transform(to_averages, np.array([window[:2], (window[2] - 1, window[3] - 1)], dtype=np.float64))
+        limits = [-(-side // k) for side in self.image.size]
+        first = [int(np.clip(math.floor(v) - _REACH_PX, 0, n - 1)) for v, n in zip(corners[0], limits, strict=True)]
+        last = [int(np.clip(math.ceil(v) + _REACH_PX + 1, 1, n)) for v, n in zip(corners[1], limits, strict=True)]
+        averages = self._averages((first[0], first[1], last[0], last[1]), k)
+        matrix = shift(-first[0], -first[1]) @ to_averages @ shift(window[0], window[1])
+        size = (window[2] - window[0], window[3] - window[1])
+        if np.array_equal(matrix, np.round(matrix)) and abs(matrix[0, 0] - 1) < 1e-9:
+            return _crop(averages, (int(matrix[1, 2]), int(matrix[0, 2])), size)
+        how = (cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(averages, matrix[:2], size[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+
+    def _averages(self, window: Window, k: int) -> Float32[np.ndarray, "h w 3"]:
+        """Return averages over k × k pixels, normalized, a band of the image at a time."""
+        y0, x0, y1, x1 = window
+        (height, width), step = self.image.size, max(1, 2**22 // (k * k * (x1 - x0)))
+        bands = []
+        for top in range(y0, y1, step):
+            bottom = min(top + step, y1)
+            part = (top * k, x0 * k, min(bottom * k, height), min(x1 * k, width))
+            rgb = to_rgb(self.image.read(part), self.image.name)
+            rgb = np.where(np.isfinite(rgb), rgb, np.float32(self.undefined))
+            if k > 1:
+                missing = ((0, (bottom - top) * k - rgb.shape[0]), (0, (x1 - x0) * k - rgb.shape[1]), (0, 0))
+                rgb = np.pad(rgb, missing, mode="edge")
+                rgb = cv2.resize(rgb, (x1 - x0, bottom - top), interpolation=cv2.INTER_AREA)
+            bands.append((rgb - np.float32(self.zero)) / np.float32(self.one - self.zero))
+        return np.concatenate(bands)
+
+
+def _crop(
+    averages: Float32[np.ndarray, "h w 3"], at_yx: tuple[int, int], size: tuple[int, int]
+) -> Float32[np.ndarray, "i j 3"]:
+    return averages[at_yx[0] : at_yx[0] + size[0], at_yx[1] : at_yx[1] + size[1]]
+
+
+def read_shown(image: Image, longest_px: int) -> Float32[np.ndarray, "h w 3"]:
+    """Return the colors of a whole image in the file's own scale, reduced so that no side exceeds `longest_px`; NaN is 0."""
+    scale = min(1.0, longest_px / max(image.size))
+    copy = Scaled(image, scale, 0.0, 1.0, 0.0)
+    tall, wide = min(copy.size[0], longest_px), min(copy.size[1], longest_px)
+    return copy.read((0, 0, tall, wide))

@@ -1,0 +1,58 @@
+"""Make fiducial/weights/blobs_slim.safetensors of trained weights: fit probabilities, counts and false alarms.
+
+    python recipes/blobs_slim_calibrate.py --data ../shared/data --weights runs/blobs_slim/weights.safetensors
+
+Fitted on clusters of dsb2018 and emps that the network did not learn from (blobs_data.py), and on drawn crowds. Prints the
+SHA-256 that fiducial/weights.py must state.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from blobs_data import split
+
+from fiducial import weights
+from fiducial.blobs.detector import BlobDetector
+from fiducial.blobs.network import CADSN
+from fiducial.crowds import draw_crowd
+from fiducial.datasets import CrowdImage
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate.blobs import fit_crowds
+
+DRAWN = 16
+
+
+def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
+    """Draw crowds of many sizes, every other one dark on bright."""
+    crowds = []
+    for i in range(count):
+        rng = np.random.default_rng([11, i])
+        radius = float(np.exp(rng.uniform(np.log(2.5), np.log(20))))
+        image, crowd = draw_crowd(rng, (320, 352), (radius / 1.3, radius * 1.3), (0.7, 1.3), float(rng.uniform(0.05, 0.5)))
+        bright = np.clip((image - image.min()) / np.ptp(image) * 255, 0, 255).astype(np.uint8)
+        crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, crowd))
+    return crowds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018/ and emps/")
+    parser.add_argument("--weights", type=Path, default=Path("runs/blobs_slim/weights.safetensors"))
+    parser.add_argument("--out", type=Path, default=weights.FOLDER / "blobs_slim.safetensors")
+    args = parser.parse_args()
+    loaded = weights.load("blobs", args.weights)
+    assert isinstance(loaded.network, CADSN)
+    device = choose_device("auto")
+    detector = BlobDetector(loaded.network, None, device, bf16=has_fast_bf16(device))
+    images = [image for own in split(args.data).calibrated.values() for image in own] + drawn_crowds()
+    fitted = fit_crowds(detector, images, lambda done, total: print(f"{done} of {total}", end="\r", flush=True))
+    card = {**loaded.card, "calibration": "recipes/blobs_slim_calibrate.py"}
+    weights.save(args.out, "blobs", loaded.network, card, fitted)
+    print(f"\nspread of counts {fitted.spread:.3f}; false alarms {len(fitted.alarms)} on {fitted.megapixels:.1f} megapixels")
+    print(hashlib.sha256(args.out.read_bytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()
