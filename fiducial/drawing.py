@@ -7,7 +7,7 @@ from PIL import Image as PillowImage
 
 from fiducial.coords import Matrix, apply_transform, resize_transform, yx_to_pixel_edges
 from fiducial.images import to_gray
-from fiducial.records import Defects, Places
+from fiducial.records import Blobs, Defects, Places
 
 OVERLAY_PX = 4096  # longest side of an overlay
 _READABLE_PX = 900  # smaller sources are enlarged towards it, so that what is written on them can be read
@@ -16,6 +16,12 @@ _NOTABLE = 0.02  # least probability of other places that are drawn beside one t
 
 # Colors of classes 1, 2, ... on overlays: Okabe & Ito's, told apart by color-blind readers too.
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+# Colors of blobs from an even chance to certainty, bright enough for dark images; orange and blue-green differ to all eyes.
+_LIKELY = ((0.5, (255, 130, 0)), (0.75, (250, 220, 60)), (1.0, (0, 225, 185)))
+_DOT_FROM_PX = 4.0  # least radius, on the canvas, of a circle that leaves room for a dot at its center
+_EDGED_FROM_PX = 8.0  # and of one that gets dark edges, which set it off from bright images
+_SHIFT = 6  # fractional bits of coordinates handed to OpenCV
 
 
 def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
@@ -76,6 +82,49 @@ def draw_places(
     text = f"found: {record.scale[0]:.3g} x, {record.angle_deg[0]:.1f} deg" if record.found else "not here"
     _write(canvas, text, (6, size[0] - 8), 1.3 * font, (0, 220, 100) if record.found else (255, 190, 0))
     return PillowImage.fromarray(canvas if side is None else np.hstack([canvas, side]))
+
+
+def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
+    """Draw a circle of each blob's radius over the image or a reduced copy of it, and how many there are.
+
+    The color tells the probability: orange at 0.5 and below, over yellow, to blue-green at 1. 8-bit color is shown in color,
+    any other image in gray. A small image is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
+    """
+    if image is None:
+        factor = min(1.0, OVERLAY_PX / max(record.size))
+        canvas = np.zeros((max(1, round(record.size[0] * factor)), max(1, round(record.size[1] * factor)), 3), np.uint8)
+    else:
+        canvas = _in_color(image)
+    enlarged = max(1, round(_READABLE_PX / max(canvas.shape[:2])))
+    canvas = cv2.resize(canvas, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_LINEAR)
+    size = (canvas.shape[0], canvas.shape[1])
+    to_canvas = resize_transform(record.size, size)
+    center_yx = apply_transform(to_canvas, record.yx)
+    radius = np.maximum(record.radius * np.sqrt(to_canvas[0, 0] * to_canvas[1, 1]), 1.0)
+    thickness, font = max(1, round(max(size) / 1500)), max(0.5, max(size) / 1500)
+    for i in np.argsort(record.score, kind="stable").tolist():  # the most probable last, on top
+        at_xy = [round(v * 2**_SHIFT) for v in center_yx[i, ::-1].tolist()]
+        around, color = round(float(radius[i]) * 2**_SHIFT), _likely(float(record.score[i]))
+        if radius[i] >= _EDGED_FROM_PX:
+            cv2.circle(canvas, at_xy, around, (20, 20, 20), thickness + 2, cv2.LINE_AA, _SHIFT)
+        cv2.circle(canvas, at_xy, around, color, thickness, cv2.LINE_AA, _SHIFT)
+        if radius[i] >= _DOT_FROM_PX:
+            cv2.circle(canvas, at_xy, thickness << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
+    text = f"{record.count} blob{'s' * (record.count != 1)} ({record.count_interval[0]} to {record.count_interval[1]})"
+    _write(canvas, text, (6, size[0] - 8), 1.3 * font, _likely(1.0))
+    return PillowImage.fromarray(canvas)
+
+
+def _likely(probability: float) -> tuple[int, int, int]:
+    at = [p for p, _ in _LIKELY]
+    red, green, blue = (round(float(np.interp(probability, at, [color[i] for _, color in _LIKELY]))) for i in range(3))
+    return red, green, blue
+
+
+def _in_color(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4):
+        return np.ascontiguousarray(image[..., :3])
+    return _to_rgb(image)
 
 
 def _points(yx: Float64[np.ndarray, "n 2"]) -> np.ndarray:
