@@ -1,0 +1,489 @@
+"""CADSN computes what its equations say, and its loss asks for what is true."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fiducial import weights
+from fiducial.blobs.loss import (
+    CONTRAST,
+    GAMMA,
+    NEAR,
+    NEIGHBORS,
+    RADIUS,
+    TEMPERATURE,
+    Truth,
+    contrast_loss,
+    focal_loss,
+    loss,
+    neighbors,
+    radius_loss,
+)
+from fiducial.blobs.network import (
+    CADSN,
+    NOMINAL_RADIUS_PX,
+    Config,
+    CrossStreamAttention,
+    GradientEnhancedConv,
+    Output,
+    ScaleAdaptivePooling,
+    StreamFusion,
+    local_contrast,
+    paper,
+    slim,
+)
+from fiducial.crowds import Style, disks, heat_map, render_crowd, scatter
+
+TINY = Config(dim=16, heads=2, fine_dim=8)
+BARE = replace(TINY, pyramid=False, edges=False, pooling=False)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def network() -> CADSN:
+    """Return a small network whose norms have statistics and whose answers differ clearly from place to place."""
+    made = CADSN(TINY)
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.rand(2, 3, 64, 96))
+    return made.eval()
+
+
+# Pooling across scales
+
+
+def alpha_by_hand(pooling: ScaleAdaptivePooling, maps: list[Tensor]) -> Tensor:
+    first, _, last = pooling.weigh
+    bids = []
+    for p in maps:
+        statistics = torch.cat([p.mean((0, 2, 3)), (p.var((0, 2, 3), correction=0) + 1e-6).sqrt()])
+        bids.append(last.weight[0] @ torch.relu(first.weight @ statistics + first.bias) + last.bias[0])
+    e = torch.stack(bids).exp()
+    return e / e.sum()
+
+
+def blocks(x: Tensor, side: int) -> Tensor:
+    """Return the mean of each block of side × side cells."""
+    b, d, h, w = x.shape
+    return x.reshape(b, d, h // side, side, w // side, side).mean((3, 5))
+
+
+def test_scales_are_weighed_by_a_softmax_over_their_statistics() -> None:
+    pooling, x = ScaleAdaptivePooling(16), 3 * torch.randn(1, 16, 16, 24)
+    maps = [blocks(x, 2**k) for k in range(4)]  # eq. 1
+    alpha = alpha_by_hand(pooling, maps)  # eq. 2
+    torch.testing.assert_close(pooling.weights(maps)[0], alpha)
+    assert alpha.sum().item() == pytest.approx(1)
+    assert alpha.std() > 1e-3
+    spread = [F.interpolate(p, size=(16, 24), mode="bilinear") for p in maps]
+    torch.testing.assert_close(pooling(x), torch.stack([a * p for a, p in zip(alpha, spread, strict=True)]).sum(0))  # eq. 3
+
+
+def test_the_mean_alone_cannot_tell_scales_apart() -> None:
+    pooling, x = ScaleAdaptivePooling(16), torch.randn(2, 16, 16, 24)
+    maps = [blocks(x, 2**k) for k in range(4)]
+    assert pooling.weights(maps).std(dim=1).min() > 1e-3
+    pooling.weigh[0].weight.data[:, 16:] = 0  # what weighs the deviations
+    torch.testing.assert_close(pooling.weights(maps), torch.full((2, 4), 0.25))
+
+
+def test_maps_of_equal_statistics_weigh_the_same() -> None:
+    pooling = ScaleAdaptivePooling(16)
+    torch.testing.assert_close(pooling.weights([torch.randn(2, 16, 5, 7)] * 4), torch.full((2, 4), 0.25))
+    flat = torch.rand(1, 16, 1, 1).expand(1, 16, 6, 9).contiguous()
+    torch.testing.assert_close(pooling(flat), flat)
+
+
+# Edges
+
+
+def test_the_gradient_of_a_ramp_is_eight_times_its_slope() -> None:
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(14.0), indexing="ij")
+    ramps = torch.stack([3 * x, -2 * y, 3 * x + 4 * y])[None]
+    g = GradientEnhancedConv(3).gradient(ramps)[0, :, 1:-1, 1:-1]
+    torch.testing.assert_close(g, torch.tensor([24.0, 16.0, 40.0])[:, None, None].expand_as(g), atol=1e-3, rtol=1e-5)
+
+
+def gradient_by_hand(x: np.ndarray) -> np.ndarray:
+    padded = np.pad(x, 1, mode="edge")
+    g = np.zeros_like(x)
+    for i, j in np.ndindex(*x.shape):
+        (a, b, c), (d, _, e), (f, h, k) = padded[i : i + 3, j : j + 3]
+        g[i, j] = math.sqrt((c + 2 * e + k - a - 2 * d - f) ** 2 + (f + 2 * h + k - a - 2 * b - c) ** 2 + 1e-6)
+    return g
+
+
+def test_edges_are_weighed_as_equations_5_and_6_say() -> None:
+    conv, x = GradientEnhancedConv(4).eval(), torch.randn(2, 4, 7, 10)
+    g = torch.tensor(np.array([[gradient_by_hand(c) for c in image] for image in x.double().numpy()])).float()
+    torch.testing.assert_close(conv.gradient(x), g, atol=1e-4, rtol=1e-4)
+    enhanced = conv.join(torch.cat([torch.relu(conv.learned[1](conv.learned[0](x))), g], dim=1))
+    mask = conv.focus(torch.stack([g.amax(1), g.mean(1)], dim=1)).sigmoid()
+    assert mask.std() > 0.01
+    torch.testing.assert_close(conv(x), mask * enhanced, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradients_filter_is_fixed() -> None:
+    conv = GradientEnhancedConv(4)
+    assert "sobel" in dict(conv.named_buffers())
+    assert not [name for name in (*dict(conv.named_parameters()), *conv.state_dict()) if "sobel" in name]
+
+
+# Streams
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Return the softmax attention of maps (D, H, W), one head and one query after the other (eq. 7)."""
+    flat = [m.flatten(1).T for m in (q, k, v)]  # (L, D)
+    width, out = q.shape[0] // heads, torch.zeros_like(flat[0])
+    for n in range(heads):
+        own = slice(n * width, (n + 1) * width)
+        for i, query in enumerate(flat[0]):
+            e = (flat[1][:, own] @ query[own] / math.sqrt(width)).exp()
+            out[i, own] = (e / e.sum()) @ flat[2][:, own]
+    return out.T.reshape(q.shape)
+
+
+def test_each_stream_attends_to_the_other() -> None:
+    attention, (ms, edges) = CrossStreamAttention(8, 2), 2 * torch.randn(2, 1, 8, 3, 5)
+    q_ms, k_ms, v_ms = attention.of_ms(ms)[0].chunk(3)
+    q_e, k_e, v_e = attention.of_edges(edges)[0].chunk(3)
+    to_ms, to_edges = attention(ms, edges)
+    torch.testing.assert_close(to_ms[0], ms[0] + attended(q_ms, k_e, v_e, 2))  # eq. 8
+    torch.testing.assert_close(to_edges[0], edges[0] + attended(q_e, k_ms, v_ms, 2))
+
+
+def test_heads_divide_the_channels() -> None:
+    with pytest.raises(ValueError, match="dim=10 heads=4"):
+        CrossStreamAttention(10, 4)
+
+
+def test_the_gate_lies_between_the_streams_one_value_per_channel() -> None:
+    fusion, (ms, edges) = StreamFusion(replace(TINY, fusion="gated"), attend=True), torch.randn(2, 2, 16, 3, 5)
+    assert fusion.gate is not None
+    means = torch.cat([ms.mean((2, 3)), edges.mean((2, 3))], dim=1)
+    beta = 1 / (1 + (-(means @ fusion.gate.weight.T + fusion.gate.bias)).exp())  # (2, 16)
+    assert beta.std(dim=1).min() > 0.01
+    expected = edges + beta[:, :, None, None] * (ms - edges)  # eq. 9
+    torch.testing.assert_close(fusion(ms, edges), expected)
+
+
+def test_attention_comes_before_the_gate() -> None:
+    fusion, (ms, edges) = StreamFusion(TINY, attend=True), torch.randn(2, 2, 16, 3, 5)
+    gate = StreamFusion(replace(TINY, fusion="gated"), attend=True)
+    assert fusion.attention is not None
+    assert fusion.gate is not None
+    assert gate.gate is not None
+    gate.gate.load_state_dict(fusion.gate.state_dict())
+    torch.testing.assert_close(fusion(ms, edges), gate(*fusion.attention(ms, edges)))
+
+
+def test_the_plain_fusions_are_a_sum_and_a_learned_mix() -> None:
+    ms, edges = torch.randn(2, 2, 16, 3, 5)
+    torch.testing.assert_close(StreamFusion(replace(TINY, fusion="addition"), attend=True)(ms, edges), ms + edges)
+    mix = StreamFusion(replace(TINY, fusion="concatenation"), attend=True)
+    assert mix.join is not None
+    w, b = mix.join.weight[:, :, 0, 0], mix.join.bias
+    assert b is not None
+    expected = torch.einsum("oi,bihw->bohw", w, torch.cat([ms, edges], dim=1)) + b[:, None, None]
+    torch.testing.assert_close(mix(ms, edges), expected)
+
+
+# The whole
+
+
+def forward_by_hand(network: CADSN, image: Tensor) -> Tensor:
+    """Return the logits of an image whose sides are multiples of 32, in the order of docs/theory/blobs.md."""
+    fine, *maps = network.encoder(torch.cat([image - 0.5, local_contrast(image)], dim=1))
+    streams = []
+    for i, f in enumerate(maps):
+        ms = network.lateral[i](f)
+        ms = ms + network.pooling(ms) if i == 3 and network.pooling is not None else ms
+        e = network.edges[i](ms)
+        if i > 0:
+            ms, e = network.fusion[i].attention(ms, e)
+        beta = network.fusion[i].gate(torch.cat([ms.mean((2, 3)), e.mean((2, 3))], dim=1)).sigmoid()[..., None, None]
+        streams.append(beta * ms + (1 - beta) * e)
+    x = streams[3]
+    for finer in (streams[2], streams[1], streams[0]):  # eq. 4
+        x = finer + F.interpolate(x, scale_factor=2, mode="bilinear")
+    top = F.interpolate(network.fine_top(x), scale_factor=2, mode="bilinear")
+    out = network.head(network.fine_lateral(fine) + top)
+    logits = torch.zeros(len(image), 1, *image.shape[-2:])
+    for i, j in np.ndindex(2, 2):
+        logits[:, 0, i::2, j::2] = out[:, 2 * i + j]
+    return logits
+
+
+def test_the_network_goes_through_its_parts_in_the_stated_order(network: CADSN) -> None:
+    image = torch.rand(2, 3, 64, 96)
+    logits = network(image).logits
+    assert logits.std() > 0.05
+    torch.testing.assert_close(logits, forward_by_hand(network, image), atol=1e-4, rtol=1e-4)
+    assert [fusion.attention is not None for fusion in network.fusion] == [False, True, True, True]
+
+
+def test_without_the_pyramid_blobs_come_from_stride_8_alone() -> None:
+    bare, image = CADSN(BARE).eval(), torch.rand(1, 3, 64, 96)
+    eighth = bare.encoder(torch.cat([image - 0.5, local_contrast(image)], dim=1))[2]
+    expected = F.interpolate(bare.lateral[1](eighth), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(bare(image).fused, expected)
+
+
+def test_radii_are_read_at_the_centers_of_their_cells(network: CADSN) -> None:
+    """A map that holds the column of each cell's center reads, between the outermost, as the column of each pixel."""
+    columns = torch.arange(48) * 2 + 0.5
+
+    def ramp(_: torch.nn.Module, __: tuple[Tensor], out: Tensor) -> Tensor:
+        return columns.expand_as(out)
+
+    network.head.register_forward_hook(ramp)
+    radius = network(torch.rand(1, 3, 64, 96)).log_radius
+    torch.testing.assert_close(radius[0, 0, 5, 1:-1], torch.arange(1.0, 95.0))
+
+
+@pytest.mark.parametrize("size", [(37, 70), (64, 96), (5, 9), (1, 33)])
+def test_outputs_have_the_size_of_the_image_whatever_it_is(network: CADSN, size: tuple[int, int]) -> None:
+    image = torch.rand(1, 3, *size)
+    output = network(image)
+    assert output.logits.shape == output.log_radius.shape == (1, 1, *size)
+    padded = F.pad(image, (0, -size[1] % 32, 0, -size[0] % 32), mode="replicate")
+    torch.testing.assert_close(output.logits, network(padded).logits[..., : size[0], : size[1]])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(TINY, pyramid=False),
+        replace(TINY, edges=False),
+        replace(TINY, pooling=False),
+        replace(TINY, fusion="gated"),
+        replace(TINY, fusion="addition"),
+        replace(TINY, fusion="concatenation"),
+        replace(TINY, encoder="resnet18"),
+        BARE,
+        slim(),
+        paper(),
+    ],
+    ids=["no pyramid", "no edges", "no pooling", "gated", "addition", "concatenation", "resnet18", "bare", "slim", "paper"],
+)
+def test_every_configuration_runs_and_starts_from_few_centers(config: Config) -> None:
+    network = CADSN(config).eval()
+    with torch.no_grad():
+        output = network(torch.rand(1, 3, 33, 50))
+    assert output.logits.shape == (1, 1, 33, 50)
+    assert output.fused.shape == (1, config.dim, 16, 16)
+    assert output.logits.isfinite().all()
+    assert output.logits.sigmoid().mean() < 0.2
+
+
+def test_a_switch_takes_its_part_out() -> None:
+    def names(config: Config) -> set[str]:
+        with torch.device("meta"):
+            return {name.split(".")[0] for name in CADSN(config).state_dict()}
+
+    assert names(TINY) - names(replace(TINY, pooling=False)) == {"pooling"}
+    assert names(TINY) - names(replace(TINY, edges=False)) == {"edges", "fusion"}
+
+
+def test_images_of_a_batch_equal_single_ones(network: CADSN) -> None:
+    images = torch.rand(3, 3, 37, 70)
+    together = network(images)
+    for i in range(3):
+        alone = network(images[i, None])
+        torch.testing.assert_close(together.logits[i, None], alone.logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(together.log_radius[i, None], alone.log_radius, atol=1e-4, rtol=1e-4)
+    assert (together.logits[0] - together.logits[1]).abs().max() > 0.05
+
+
+def test_local_contrast_knows_neither_gain_nor_offset_and_is_bounded() -> None:
+    image = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(local_contrast(0.5 * image + 0.3), local_contrast(image), atol=0.02, rtol=0.02)
+    assert local_contrast(image).std() == pytest.approx(0.5, abs=0.05)
+    assert not local_contrast(torch.full((1, 3, 32, 64), 0.7)).abs().gt(1e-4).any()
+    spike = torch.zeros(1, 3, 64, 96)
+    spike[..., 30, 40] = 100
+    assert local_contrast(spike).max() == 2
+
+
+# Embeddings
+
+
+def test_an_embedding_sees_its_blobs_own_pixels(network: CADSN) -> None:
+    """Maps that hold y, x and 1 at each cell's center are averaged to the blob's center, however large it is."""
+    rows, columns = (torch.arange(n) * 4 + 1.5 for n in (20, 30))
+    fused = torch.stack([rows[:, None].expand(20, 30), columns.expand(20, 30), torch.ones(20, 30), *torch.zeros(13, 20, 30)])[
+        None
+    ]
+    given: list[Tensor] = []
+    network.embed.register_forward_pre_hook(lambda _, part: given.append(part[0]))
+    yx, radius = torch.tensor([[30.0, 41.5], [37.25, 60.0], [40.0, 55.0]]), torch.tensor([1.0, 6.0, 20.0])
+    network.embeddings(fused, yx, radius, torch.zeros(3, dtype=torch.long))
+    seen = given[0].unflatten(1, (16, 3, 3))
+    torch.testing.assert_close(seen[:, :2].mean((2, 3)), yx)
+    reach = seen[:, 0, 2].mean(1) - yx[:, 0]  # of the last of three rows, from the center
+    torch.testing.assert_close(reach, 2 / 3 * torch.tensor([2.0, 6.0, 20.0]))
+
+
+def test_embeddings_are_unit_vectors_of_the_image_that_is_named(network: CADSN) -> None:
+    fused = torch.randn(2, 16, 20, 30)
+    yx, radius = torch.tensor([[30.0, 41.0]]).repeat(4, 1), torch.tensor([6.0, 6.0, 12.0, 6.0])
+    e = network.embeddings(fused, yx, radius, torch.tensor([0, 1, 1, 0]))
+    torch.testing.assert_close(e.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(e[0], e[3])
+    assert (e[0] @ e[1]) < 0.99
+    assert (e[1] @ e[2]) < 0.99
+    assert network.embeddings(fused, yx[:0], radius[:0], torch.zeros(0, dtype=torch.long)).shape == (0, 128)
+
+
+def test_embeddings_move_with_the_image() -> None:
+    bare, scene = CADSN(BARE).eval(), torch.rand(1, 3, 288, 320)
+    before, after = (bare(view.contiguous()).fused for view in (scene[..., :-32, :-64], scene[..., 32:, 64:]))
+    yx, radius, zero = torch.tensor([[144.0, 160.5], [130.25, 150.0]]), torch.tensor([6.0, 11.0]), torch.zeros(2).long()
+    e = bare.embeddings(before, yx, radius, zero)
+    torch.testing.assert_close(bare.embeddings(after, yx - torch.tensor([32.0, 64.0]), radius, zero), e, atol=1e-4, rtol=1e-3)
+    assert (bare.embeddings(after, yx, radius, zero) - e).abs().max() > 1e-3
+
+
+# The loss
+
+
+@pytest.mark.parametrize("wanted", [0.05, 0.3, 0.5, 0.8, 0.97])
+def test_the_focal_loss_is_least_where_the_answer_is_the_target(wanted: float) -> None:
+    p = torch.linspace(0.001, 0.999, 999)
+    heat, one = torch.full((1, 1, 1, 1), wanted), torch.ones(1, 1, 1, 1)
+    values = torch.stack([focal_loss(v.logit().reshape(1, 1, 1, 1), heat, one) for v in p])
+    assert p[values.argmin()].item() == pytest.approx(wanted, abs=2e-3)
+    assert values.min() < 1e-5
+    assert (values[: values.argmin()].diff() < 0).all()
+
+
+def test_the_focal_loss_of_certain_targets_is_the_papers() -> None:
+    logits, heat = torch.randn(2, 1, 5, 7), (torch.rand(2, 1, 5, 7) > 0.6).float()
+    total = 0.0
+    for z, y in zip(logits.flatten().tolist(), heat.flatten().tolist(), strict=True):
+        right = 1 / (1 + math.exp(-z if y else z))
+        total += -((1 - right) ** GAMMA) * math.log(right)
+    assert focal_loss(logits, heat, torch.ones_like(heat)).item() == pytest.approx(total / heat.sum().item(), rel=1e-5)
+
+
+def truth_and_answer(shift_px: float = 0.0, larger: float = 1.0) -> tuple[Truth, Output]:
+    """Return targets of three blobs, and the answer that would be right were they elsewhere or larger."""
+    yx, radius = np.array([[12.0, 15.0], [30.0, 40.0], [25.0, 62.0]]), np.array([5.0, 8.0, 3.0])
+    true = [torch.from_numpy(m)[None, None] for m in heat_map(disks(yx, radius), (45, 80), 0.42, 1.0)]
+    said, size = heat_map(disks(yx + shift_px, larger * radius), (45, 80), 0.42, 1.0)
+    logits = torch.from_numpy(said).clamp(1e-4, 1 - 1e-4).logit()[None, None]
+    log_radius = torch.from_numpy(np.log2(np.maximum(size, 0.3) / NOMINAL_RADIUS_PX))[None, None]
+    return Truth(true[0], true[1], torch.ones(1, 1, 45, 80)), Output(logits, log_radius, torch.zeros(1, 2, 3, 4))
+
+
+def test_a_right_answer_costs_less_than_a_shifted_or_an_enlarged_one() -> None:
+    truth, right = truth_and_answer()
+    costs = [
+        loss(truth_and_answer(**wrong)[1], truth).item() for wrong in ({"shift_px": 1.0}, {"shift_px": 3.0}, {"larger": 1.5})
+    ]
+    assert loss(right, truth) < 1e-3
+    assert 0.05 < costs[0] < costs[1]
+    assert costs[2] > 0.05
+
+
+def test_pixels_without_weight_are_not_judged() -> None:
+    truth, _ = truth_and_answer()
+    weight = torch.ones(1, 1, 45, 80)
+    weight[..., 40:] = 0
+    logits, log_radius = (torch.randn(1, 1, 45, 80, requires_grad=True) for _ in range(2))
+    loss(Output(logits, log_radius, torch.zeros(1, 2, 3, 4)), truth._replace(weight=weight)).backward()
+    for answer in (logits, log_radius):
+        assert answer.grad is not None
+        assert not answer.grad[..., 40:].any()
+        assert answer.grad[..., :40].any()
+
+
+def test_radii_are_judged_near_centers_by_their_ratio() -> None:
+    truth, right = truth_and_answer()
+    assert radius_loss(right.log_radius, truth) == 0
+    far = right.log_radius + 5 * (truth.heat < 0.4)
+    assert radius_loss(far, truth) == 0
+    doubled, halved = (radius_loss(right.log_radius + change, truth).item() for change in (1, -1))
+    assert doubled == halved == pytest.approx(1 - 0.1)  # smooth L1: |d| - β/2 beyond β = 0.2
+    assert loss(Output(right.logits, far + 1, right.fused), truth) - loss(right, truth) == pytest.approx(RADIUS * doubled)
+
+
+def test_an_image_without_blobs_asks_for_no_centers_and_no_radii() -> None:
+    nothing = torch.zeros(1, 1, 33, 50)
+    truth = Truth(nothing, nothing, torch.ones(1, 1, 33, 50))
+    quiet, loud = (loss(Output(torch.full_like(nothing, z), nothing + 3, nothing), truth) for z in (-9.0, 0.0))
+    assert quiet < 1e-6
+    assert loud > 10
+
+
+def test_contrast_is_equation_12() -> None:
+    e, positive = (F.normalize(torch.randn(6, 128), dim=1) for _ in range(2))
+    adjacent = torch.rand(6, 6) > 0.5
+    adjacent[2] = False
+    total = 0.0
+    for i in range(6):
+        same = math.exp((e[i] @ positive[i]).item() / TEMPERATURE)
+        others = sum(math.exp((e[i] @ e[j]).item() / TEMPERATURE) for j in range(6) if adjacent[i, j])
+        total -= math.log(same / (same + others))
+    assert contrast_loss(e, positive, adjacent).item() == pytest.approx(total / 6, rel=1e-4)
+    assert contrast_loss(e[:0], positive[:0], adjacent[:0, :0]) == 0
+    assert contrast_loss(e, positive, torch.zeros(6, 6, dtype=torch.bool)).abs() < 1e-6
+    assert CONTRAST == 0.5
+
+
+def test_neighbors_are_the_nearest_of_the_same_image_within_three_mean_radii() -> None:
+    yx, radius, index = torch.rand(70, 2) * torch.tensor([90.0, 130.0]), torch.rand(70) * 6 + 2, torch.arange(70) % 2
+    expected = torch.zeros(70, 70, dtype=torch.bool)
+    for i in range(70):
+        near = []
+        for j in range(70):
+            apart = math.dist(yx[i].tolist(), yx[j].tolist())
+            if j != i and index[i] == index[j] and apart <= NEAR * (radius[i] + radius[j]).item() / 2:
+                near.append((apart, j))
+        for _, j in sorted(near)[:NEIGHBORS]:
+            expected[i, j] = True
+    adjacent = neighbors(yx, radius, index)
+    assert torch.equal(adjacent, expected)
+    assert adjacent.sum(1).max() == NEIGHBORS
+    assert neighbors(yx[:0], radius[:0], index[:0]).shape == (0, 0)
+
+
+# What was learned
+
+
+def crowd_of(radius_px: float) -> Tensor:
+    """Return an image of disks of about one size."""
+    rng = np.random.default_rng(3)
+    crowd = scatter(rng, (256, 320), (0.9 * radius_px, 1.1 * radius_px), (1.05, 1.4), 0.4)
+    style = Style("disk", over=True, contrast=(0.7, 0.8), softness=0.1, texture=0.0, ragged=0.0, stretch=0.0)
+    return torch.from_numpy(0.1 + render_crowd(crowd, (256, 320), style, rng)).expand(1, 3, -1, -1)
+
+
+def shipped() -> bool:
+    return "blobs" in weights.SHIPPED and (Path(weights.FOLDER) / weights.SHIPPED["blobs"][0]).is_file()
+
+
+@pytest.mark.skipif(not shipped(), reason="no weights of `blobs` are shipped yet: what they learned cannot be tested")
+def test_the_trained_network_weighs_scales_differently_for_small_and_for_large_blobs() -> None:
+    network = weights.load("blobs").network
+    assert isinstance(network, CADSN)
+    assert network.pooling is not None
+    seen: list[Tensor] = []
+    network.pooling.weigh.register_forward_hook(lambda _, __, bid: seen.append(bid))
+    with torch.no_grad():
+        network(crowd_of(4.0))
+        network(crowd_of(30.0))
+    bids = torch.cat(seen, dim=1)  # (1, 8): four of each image
+    small, large = bids[0, :4].softmax(0), bids[0, 4:].softmax(0)
+    assert (small - large).abs().max() > 0.02
