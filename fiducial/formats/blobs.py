@@ -191,7 +191,7 @@ def blobs_to_coco(record: Blobs) -> dict[str, Any]:
                 "category_id": 1,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": float(np.pi * record.radius[i] ** 2),
-                "segmentation": [(center_xy + record.radius[i] * around_xy).ravel().tolist()],
+                "segmentation": [(center_xy + record.radius[i] * around_xy).ravel().round(3).tolist()],
                 "iscrowd": 0,
                 "score": float(record.score[i]),
             }
