@@ -273,7 +273,7 @@ def decode(parts: list[Candidates], width: int = 0) -> tuple[Candidates, Float64
 def conflicts(every: Candidates) -> Iterator[tuple[int, Int64[np.ndarray, " k"]]]:
     """Yield each candidate with those that it is in conflict with and that are not larger than itself.
 
-    Two blobs are in conflict if their centers are nearer than 0.65 of the smaller radius, or if the smaller one lies within the
+    Two blobs are in conflict if their centers are nearer than 0.95 of the smaller radius, or if the smaller one lies within the
     larger: nearer than the larger radius less 0.6 of the smaller.
     """
     if not len(every):
@@ -285,7 +285,7 @@ def conflicts(every: Candidates) -> Iterator[tuple[int, Int64[np.ndarray, " k"]]
         j = j[(j != i) & ((every.radius[j] < every.radius[i]) | ((every.radius[j] == every.radius[i]) & (j > i)))]
         if len(j):
             apart = np.linalg.norm(every.yx[j] - every.yx[i], axis=1)
-            limit = np.maximum(0.65 * every.radius[j], every.radius[i] - 0.6 * every.radius[j])
+            limit = np.maximum(0.95 * every.radius[j], every.radius[i] - 0.6 * every.radius[j])
             yield i, j[apart < np.maximum(limit, 1.0)]
 
 
