@@ -298,13 +298,6 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
     raise InputError(f"expected gray or RGB(A), {name} has {channels} channels: save the channel to be measured by itself")
 
 
-def to_rgb(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarray, "h w 3"]:
-    """Return color in the file's own scale, without alpha; gray holds its value three times. Raises as `to_gray`."""
-    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-        return pixels[..., :3].astype(np.float32)
-    return np.repeat(to_gray(pixels, name)[..., None], 3, axis=2)
-
-
 def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float32[np.ndarray, "h w"]:
     """Return the gray values of a whole image, averaged so that no side exceeds `longest_px`, read band by band.
 

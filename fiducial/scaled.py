@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
-from fiducial.images import to_rgb
+from fiducial.images import to_gray
 from fiducial.records import Image, Window
 
 _REACH_PX = 3  # of the resampling, in pixels of the averages
@@ -52,32 +52,32 @@ class Scaled:
         matrix = shift(-first[0], -first[1]) @ to_averages @ shift(window[0], window[1])
         size = (window[2] - window[0], window[3] - window[1])
         if np.array_equal(matrix, np.round(matrix)) and abs(matrix[0, 0] - 1) < 1e-9:
-            return _crop(averages, (int(matrix[1, 2]), int(matrix[0, 2])), size)
+            top, left = int(matrix[1, 2]), int(matrix[0, 2])
+            return _in_color(averages[top : top + size[0], left : left + size[1]])
         how = (cv2.INTER_CUBIC if self.scale > 1 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(averages, matrix[:2], size[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+        seen = cv2.warpAffine(averages, matrix[:2], size[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+        return _in_color(seen)
 
-    def _averages(self, window: Window, k: int) -> Float32[np.ndarray, "h w 3"]:
-        """Return averages over k × k pixels, normalized, a band of the image at a time."""
+    def _averages(self, window: Window, k: int) -> Float32[np.ndarray, "h w *c"]:
+        """Return averages over k × k pixels, normalized, gray or RGB, a band of the image at a time."""
         y0, x0, y1, x1 = window
         (height, width), step = self.image.size, max(1, 2**22 // (k * k * (x1 - x0)))
         bands = []
         for top in range(y0, y1, step):
             bottom = min(top + step, y1)
-            part = (top * k, x0 * k, min(bottom * k, height), min(x1 * k, width))
-            rgb = to_rgb(self.image.read(part), self.image.name)
-            rgb = np.where(np.isfinite(rgb), rgb, np.float32(self.undefined))
+            part = self.image.read((top * k, x0 * k, min(bottom * k, height), min(x1 * k, width)))
+            seen = part[..., :3].astype(np.float32) if self.image.channels in (3, 4) else to_gray(part, self.image.name)
+            seen = np.where(np.isfinite(seen), seen, np.float32(self.undefined))
             if k > 1:
-                missing = ((0, (bottom - top) * k - rgb.shape[0]), (0, (x1 - x0) * k - rgb.shape[1]), (0, 0))
-                rgb = np.pad(rgb, missing, mode="edge")
-                rgb = cv2.resize(rgb, (x1 - x0, bottom - top), interpolation=cv2.INTER_AREA)
-            bands.append((rgb - np.float32(self.zero)) / np.float32(self.one - self.zero))
+                missing = [(0, (bottom - top) * k - seen.shape[0]), (0, (x1 - x0) * k - seen.shape[1]), (0, 0)]
+                seen = np.pad(seen, missing[: seen.ndim], mode="edge")
+                seen = cv2.resize(seen, (x1 - x0, bottom - top), interpolation=cv2.INTER_AREA)
+            bands.append((seen - np.float32(self.zero)) / np.float32(self.one - self.zero))
         return np.concatenate(bands)
 
 
-def _crop(
-    averages: Float32[np.ndarray, "h w 3"], at_yx: tuple[int, int], size: tuple[int, int]
-) -> Float32[np.ndarray, "i j 3"]:
-    return averages[at_yx[0] : at_yx[0] + size[0], at_yx[1] : at_yx[1] + size[1]]
+def _in_color(seen: Float32[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w 3"]:
+    return np.repeat(seen[..., None], 3, axis=2) if seen.ndim == 2 else seen
 
 
 def read_shown(image: Image, longest_px: int) -> Float32[np.ndarray, "h w 3"]:
