@@ -31,18 +31,27 @@ class Tile:
         return slice(top, bottom), slice(left, right)
 
 
-def tiles(size: tuple[int, int], tile_px: int, margin_px: int) -> Iterator[Tile]:
+def tiles(size: tuple[int, int], tile_px: int, margin_px: int, *, shrink: bool = False) -> Iterator[Tile]:
     """Yield the tiles of an image, row by row; all have tile_px × tile_px pixels, or the image's side if that is less.
+
+    With `shrink`, tiles are only as large as their number needs: 2 of 333 px, not of 512, cover 536 px with margins of 64 px.
 
     Raises:
         ValueError: the margins leave no core.
     """
     if tile_px <= 2 * margin_px:
         raise ValueError(f"tile_px must exceed 2 * margin_px, got tile_px={tile_px} margin_px={margin_px}")
-    spans_y, spans_x = (list(_spans(side, tile_px, margin_px)) for side in size)
+    tall, wide = (_enough(side, tile_px, margin_px) if shrink else tile_px for side in size)
+    spans_y, spans_x = list(_spans(size[0], tall, margin_px)), list(_spans(size[1], wide, margin_px))
     for y0, y1, top, bottom in spans_y:
         for x0, x1, left, right in spans_x:
             yield Tile((y0, x0, y1, x1), (top, left, bottom, right))
+
+
+def _enough(side: int, tile_px: int, margin_px: int) -> int:
+    """Return the least tile that covers a side with as few tiles as `tile_px` does, and a pixel for rounding."""
+    count = -(-(side - 2 * margin_px) // (tile_px - 2 * margin_px))
+    return tile_px if count < 2 else min(tile_px, -(-(side - 2 * margin_px) // count) + 2 * margin_px + 1)
 
 
 def _spans(side: int, tile_px: int, margin_px: int) -> Iterator[tuple[int, int, int, int]]:

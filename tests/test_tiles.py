@@ -26,3 +26,19 @@ def test_cores_cover_every_pixel_once_with_margin(h: int, w: int, tile: int, mar
 def test_margins_that_leave_no_core_are_an_error() -> None:
     with pytest.raises(ValueError, match="tile_px must exceed"):
         list(tiles((50, 50), 10, 5))
+
+
+@pytest.mark.parametrize("side", [300, 512, 513, 536, 900, 2000])
+def test_shrunken_tiles_are_as_many_and_keep_their_margins(side: int) -> None:
+    full, least = list(tiles((side, 400), 512, 64)), list(tiles((side, 400), 512, 64, shrink=True))
+    assert len(full) == len(least)
+    for tile in least:
+        (y0, _, y1, _), (top, _, bottom, _) = tile.window, tile.core
+        assert top - y0 >= 64 or y0 == 0
+        assert y1 - bottom >= 64 or y1 == side
+    covered = np.zeros((side, 400), int)
+    for tile in least:
+        covered[tile.core_in_image] += 1
+    assert (covered == 1).all()
+    if side == 536:
+        assert least[0].window[2] < 340

@@ -7,7 +7,6 @@ Glossary
     evidence: what is known of a candidate that survives; the calibration makes its probability of it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +38,9 @@ SMALL_NET_PX, SMALL_SHARE = 4.5, 0.1  # r_net at scale 1, and share of the candi
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
+# A peak is the highest within ± a number of pixels, for radii below a limit: noise on a wide peak makes no peaks of its own.
+_PEAK_WINDOWS = ((1, 6.0), (3, 12.0), (6, 24.0), (12, np.inf))
+_AT_ONCE = 20_000  # candidates whose neighbors are held in memory
 _OVERLAP_PX = 2.0  # by which cores are widened, so that no peak falls between two tiles
 
 
@@ -153,7 +155,7 @@ class BlobDetector:
 
     def _at_scale(self, copy: Scaled, *, embeddings: bool, tile_px: int, progress: Progress | None) -> Candidates:
         """Return the candidates of one copy of the image, duplicates along seams included."""
-        work = list(tiles(copy.size, max(tile_px, 2 * MARGIN_PX + 32), MARGIN_PX))
+        work = list(tiles(copy.size, max(tile_px, 2 * MARGIN_PX + 32), MARGIN_PX, shrink=True))
         found = []
         for done, tile in enumerate(work):
             found.append(self._in_tile(copy, tile, embeddings=embeddings))
@@ -232,10 +234,14 @@ def peaks(
     of the radius map there.
     """
     p = output.logits.sigmoid()
-    top = (p == F.max_pool2d(p, 3, 1, 1)) & (p >= LEAST_P)
-    y, x = torch.nonzero(top[0, 0], as_tuple=True)
-    height = p[0, 0, y, x]
-    rough = output.log_radius[0, 0, y, x].exp2() * NOMINAL_RADIUS_PX
+    rough = output.log_radius.exp2() * NOMINAL_RADIUS_PX
+    top, highest, reach, smallest = torch.zeros_like(p, dtype=torch.bool), p, 0, 0.0
+    for wider, largest in _PEAK_WINDOWS:
+        highest = _spread(highest, wider - reach)
+        top |= (p == highest) & (rough >= smallest) & (rough < largest)
+        reach, smallest = wider, largest
+    y, x = torch.nonzero((top & (p >= LEAST_P))[0, 0], as_tuple=True)
+    height, rough = p[0, 0, y, x], rough[0, 0, y, x]
     half = (0.35 * rough).round().clamp(1, 10).long()
     center_y, center_x, radius = torch.zeros_like(rough), torch.zeros_like(rough), torch.zeros_like(rough)
     for n in sorted(set(half.tolist())):
@@ -244,6 +250,13 @@ def peaks(
     out = (v.double().cpu().numpy() for v in (center_y, center_x, radius * NOMINAL_RADIUS_PX, height))
     a, b, c, d = out
     return a, b, c, d
+
+
+def _spread(p: Float32[Tensor, "b 1 h w"], reach: int) -> Float32[Tensor, "b 1 h w"]:
+    """Return the highest value within ± reach px, in steps of at most 3 px."""
+    for step in [3] * (reach // 3) + ([reach % 3] if reach % 3 else []):
+        p = F.max_pool2d(p, 2 * step + 1, 1, step)
+    return p
 
 
 def _refine(
@@ -270,37 +283,36 @@ def decode(parts: list[Candidates], width: int = 0) -> tuple[Candidates, Float64
     return found, _evidence(found, every)
 
 
-def conflicts(every: Candidates) -> Iterator[tuple[int, Int64[np.ndarray, " k"]]]:
-    """Yield each candidate with those that it is in conflict with and that are not larger than itself.
+def conflicts(every: Candidates) -> Int64[np.ndarray, "k 2"]:
+    """Return the pairs of candidates that are in conflict, the larger of each first.
 
     Two blobs are in conflict if their centers are nearer than 0.95 of the smaller radius, or if the smaller one lies within the
     larger: nearer than the larger radius less 0.6 of the smaller.
     """
-    if not len(every):
-        return
-    tree = cKDTree(every.yx)
-    near = tree.query_ball_point(every.yx, np.maximum(every.radius, 1.0))
-    for i, others in enumerate(near):
-        j = np.array(others, dtype=np.int64)
-        j = j[(j != i) & ((every.radius[j] < every.radius[i]) | ((every.radius[j] == every.radius[i]) & (j > i)))]
-        if len(j):
-            apart = np.linalg.norm(every.yx[j] - every.yx[i], axis=1)
-            limit = np.maximum(0.95 * every.radius[j], every.radius[i] - 0.6 * every.radius[j])
-            yield i, j[apart < np.maximum(limit, 1.0)]
+    pairs, tree = [np.zeros((0, 2), np.int64)], cKDTree(every.yx)
+    for first in range(0, len(every), _AT_ONCE):
+        own = np.arange(first, min(first + _AT_ONCE, len(every)))
+        near = tree.query_ball_point(every.yx[own], np.maximum(every.radius[own], 1.0))
+        i, j = np.repeat(own, [len(n) for n in near]), np.concatenate([np.array(n, dtype=np.int64) for n in near])
+        large, small = every.radius[i], every.radius[j]
+        smaller = (small < large) | ((small == large) & (j > i))
+        limit = np.maximum(np.maximum(0.95 * small, large - 0.6 * small), 1.0)
+        kept = smaller & (np.linalg.norm(every.yx[j] - every.yx[i], axis=1) < limit)
+        pairs.append(np.stack([i[kept], j[kept]], axis=1))
+    return np.concatenate(pairs)
 
 
 def survivors(every: Candidates) -> Int64[np.ndarray, " k"]:
     """Return the indices of candidates that are in conflict with no stronger one that survives."""
-    rivals: dict[int, list[int]] = {}
-    for i, others in conflicts(every):
-        for j in others.tolist():
-            rivals.setdefault(i, []).append(j)
-            rivals.setdefault(j, []).append(i)
+    pairs = conflicts(every)
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    contested, starts = np.unique(both[:, 0], return_index=True)
+    ends = np.append(starts[1:], len(both))
     alive = np.ones(len(every), dtype=bool)
-    contested = np.array(sorted(rivals), dtype=np.int64)
-    for i in contested[np.argsort(-every.strength[contested], kind="stable")].tolist():
-        if alive[i]:
-            alive[rivals[i]] = False
+    for k in np.argsort(-every.strength[contested], kind="stable").tolist():
+        if alive[contested[k]]:
+            alive[both[starts[k] : ends[k], 1]] = False
     return np.flatnonzero(alive)
 
 
