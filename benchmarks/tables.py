@@ -78,7 +78,61 @@ def places(table: pd.DataFrame) -> str:
     return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
 
 
-RENDER: dict[str, Callable[[pd.DataFrame], str]] = {"defects_deeppcb": deeppcb, "places_sem": places}
+def blobs(table: pd.DataFrame) -> str:
+    """Render what each method finds on micrographs."""
+    columns = {
+        "f1": "F1",
+        "precision": "precision",
+        "recall": "recall",
+        "error_px": "error / px",
+        "error_under_12_px": "error / px, r < 12 px",
+        "adjacent": "neighbors both found",
+        "radius_error": "radius error, log",
+        "count_error": "count error",
+        "count_covered": "count in interval",
+        "calibration_error": "calibration error",
+        "seconds": "s / image",
+        "time_ratio": "time ratio",
+    }
+    shown = table[["kind", "method", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+def crowds(table: pd.DataFrame) -> str:
+    """Render the scores of each method (rows) by spacing (columns), the widest first."""
+    scores = {"f1": "F1", "adjacent": "neighbors both found", "error_px": "error / px"}
+    parts = []
+    for column, name in scores.items():
+        part = table.pivot_table(index="method", columns="spacing", values=column, dropna=False).loc[table["method"].unique()]
+        part = part[sorted(part.columns, reverse=True)].map(number)
+        part.columns = [f"spacing {spacing:g}" for spacing in part.columns]
+        parts.append(part.reset_index().assign(score=name))
+    shown = pd.concat(parts)
+    return markdown(shown[["score", *[c for c in shown.columns if c != "score"]]]) + made(table)
+
+
+def repeatability(table: pd.DataFrame) -> str:
+    """Render the share of points found again."""
+    columns = {"repeatability": "repeatability", "chance": "chance", "points": "points / image", "images": "images"}
+    shown = table.assign(points=table["points"].round().astype(int))[["method", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+def blobs_speed(table: pd.DataFrame) -> str:
+    """Render the times on crops of 512 × 512 px."""
+    columns = {"fiducial_seconds": "fiducial detect / s", "blob_log_seconds": "blob_log / s", "ratio": "time ratio"}
+    shown = table[["kind", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
+    "defects_deeppcb": deeppcb,
+    "places_sem": places,
+    "blobs_real": blobs,
+    "blobs_crowds": crowds,
+    "blobs_repeatability": repeatability,
+    "blobs_speed": blobs_speed,
+}
 
 
 def rendered(text: str) -> str:
