@@ -4,13 +4,13 @@
     python recipes/places_slim.py --data ../shared/data --steps 2900
     python recipes/places_slim_calibrate.py --data ../shared/data --weights runs/places_slim/weights.safetensors
 
-Lab book. 2026-11-21, one core each of an EPYC with avx512_bf16, bf16. Triplets: 500 steps of 32, 0.8 s each. FTFY: 2,900 steps
-of 16 blocks with 80 patches, 1.55 s each (75 minutes), loss from 1.8 to 0.56 (means of 15 logged values). During the run,
-absent patches could now and then be of the block's own image, and drift followed the image's rows; both were mended in
-samples.py afterwards. Later 2,200 steps more from these weights (--start, --rate 6e-4) with that mended, stripes taken out of the
-patches and more gradient looks brought the loss to 0.55 and nothing else: 0.903 upright and 0.944 at any angle instead of 0.931
-and 0.931 (benchmarks/places_sem.py), so they were not shipped. What is missed is not for want of training. Scores: docs/model_cards/places_slim.md, from
-benchmarks/places_sem.py.
+Lab book. 2026-11-21, one core each of an EPYC with avx512_bf16, bf16. Triplets: 500 steps of 32, 0.8 s each. FTFY: 2,900
+steps of 16 blocks with 80 patches, 1.55 s each (75 minutes), loss from 1.8 to 0.56 (means of 15 logged values). During the
+run, absent patches could now and then be of the block's own image, and drift followed the image's rows; both were mended in
+samples.py afterwards. Later 2,200 steps more from these weights (--start, --rate 6e-4) with that mended, stripes taken out of
+the patches and more gradient looks brought the loss to 0.55 and nothing else: 0.903 upright and 0.944 at any angle instead of
+0.931 and 0.931 (benchmarks/places_sem.py), so they were not shipped. What is missed is not for want of training. Scores:
+docs/model_cards/places_slim.md, from benchmarks/places_sem.py.
 """
 
 import argparse

@@ -228,7 +228,7 @@ class CADSN(nn.Module):
 
 
 def local_contrast(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Return the gray values less their mean nearby (about 40 px), over their deviation there, within ±4."""
+    """Return half of the gray values less their mean nearby (about 40 px), over their deviation there, within ±2."""
     gray = image.float().mean(1, keepdim=True)
     mean = _nearby(gray)
     deviation = (_nearby((gray - mean).square()) + 0.02**2).sqrt()

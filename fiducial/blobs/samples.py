@@ -25,7 +25,7 @@ RADII_PX = (2.0, 36.0)  # of blobs that are to be found; smaller ones are not ju
 TOO_LARGE_PX = 52.0  # radius from which a blob is not to be found at this scale; those between are not judged
 TYPICAL_PX = (3.0, 22.0)  # the median radius of a sample, log-uniform
 WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and in pixels
-DRAWN = 0.35  # share of samples that are drawn
+DRAWN, COLORED = 0.3, 0.4  # share of samples that are drawn, and of these in color
 EACH_VIEW = 60  # blobs of a view that are contrasted
 
 Color = Float32[np.ndarray, "h w 3"]
@@ -105,7 +105,9 @@ def _source(pool: Pool, rng: np.random.Generator, size: int) -> tuple[UInt8[np.n
         radii = (max(1.5, typical / spread), max(1.6, typical * spread))
         image, crowd = draw_crowd(rng, (size + 48, size + 48), radii, (nearest, nearest + float(rng.uniform(0, 0.8))), share)
         low, high = float(image.min()), float(image.max())
-        return np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8), crowd, True
+        drawn = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+        shown = paint(drawn, rng) if rng.random() < COLORED else drawn
+        return (shown * 255).astype(np.uint8), crowd, True
     group = pool.groups[int(rng.choice(len(pool.groups), p=pool.shares))]
     chosen = group[int(rng.integers(len(group)))]
     return chosen.pixels, chosen.crowd, False
@@ -190,8 +192,8 @@ def _rim(pixels: UInt8[np.ndarray, "h w *c"]) -> tuple[float, ...]:
 def photograph(image: Float32[np.ndarray, "h w *c"], rng: np.random.Generator) -> Color:
     """Draw another exposure: tones, light, blur, noise, negative, color; then normalize as `detector` does, not exactly."""
     strength = float(rng.uniform(0, 1))
-    if image.ndim == 3 and rng.random() < 0.25:
-        image = image @ rng.dirichlet((1, 1, 1)).astype(np.float32)
+    if image.ndim == 3:
+        image = image @ rng.dirichlet((1, 1, 1)).astype(np.float32) if rng.random() < 0.2 else restain(image, rng)
     channels = [image] if image.ndim == 2 else [image[..., i] for i in range(3)]
     gray = image if image.ndim == 2 else image.mean(axis=2)
     low, high = (float(v) for v in np.quantile(gray[::2, ::2], [0.002, 0.998]))
@@ -199,7 +201,7 @@ def photograph(image: Float32[np.ndarray, "h w *c"], rng: np.random.Generator) -
     gamma = float(np.exp(rng.normal(0, 0.45)))
     sigma, noise = float(rng.uniform(0, 1.2)) * strength * (rng.random() < 0.6), float(rng.uniform(0, 0.09)) * strength
     light = augment.add_light_gradient(np.ones(image.shape[:2], np.float32), rng, 0.5 * strength)
-    negative = rng.random() < 0.25
+    negative = rng.random() < (0.25 if image.ndim == 2 else 0.08)
     out = []
     for channel in channels:
         x = augment.change_gamma((channel - np.float32(low)) / np.float32(span), gamma) * light
@@ -209,6 +211,22 @@ def photograph(image: Float32[np.ndarray, "h w *c"], rng: np.random.Generator) -
     gain, offset = np.float32(np.exp(rng.normal(0, 0.12))), np.float32(rng.normal(0, 0.05))
     seen = np.stack([x * gain + offset + shared for x in (out if len(out) == 3 else out * 3)], axis=2)
     return np.clip(seen, -0.5, 2.0)
+
+
+def restain(image: Float32[np.ndarray, "h w 3"], rng: np.random.Generator) -> Color:
+    """Draw other stains: the channels' optical densities are mixed a little, and two channels may change places."""
+    density = -np.log(np.clip(image, 1 / 255, 1))
+    mixed = density @ (np.eye(3) + rng.normal(0, 0.12, (3, 3))).astype(np.float32)
+    order = rng.permutation(3) if rng.random() < 0.15 else np.arange(3)
+    return np.exp(-np.clip(mixed * np.exp(rng.normal(0, 0.2)), 0, 6))[..., order].astype(np.float32)
+
+
+def paint(gray: Float32[np.ndarray, "h w"], rng: np.random.Generator) -> Color:
+    """Color a drawn crowd: from the color of the ground, mostly a bright one, to that of the blobs."""
+    ground, blob = rng.uniform(0.55, 1.0, 3), rng.uniform(0.0, 0.75, 3)
+    if rng.random() < 0.25:
+        ground, blob = blob, ground
+    return (ground + gray[..., None] * (blob - ground)).astype(np.float32)
 
 
 def collate(samples: list[Sample]) -> Batch:
