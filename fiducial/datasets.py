@@ -221,8 +221,8 @@ class CrowdImage:
 def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
     """Read a folder of images with their blobs: `images/` and, of the same names, the first of the following that is there.
 
-    `masks/` or `segmaps/`: label images, 0 for background. `points/`: CSV with columns y, x and, if known, radius, in pixels
-    of the house frame. `annotations.json`: boxes as COCO writes them.
+    `masks/` or `segmaps/`: label images, 0 for background; the pieces of a mask of one value are its blobs. `points/`: CSV with
+    columns y, x and, if known, radius, in pixels of the house frame. `annotations.json`: boxes as COCO writes them.
 
     Raises:
         InputError: none of these, or an image without its truth.
@@ -258,10 +258,14 @@ def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
 def _with_labels(path: Path, folder: Path) -> CrowdImage:
     pixels, found = read_color(path), _existing(folder / path.stem, "")
     labels = open_image(found).read()
+    if labels.ndim == 3 and not (labels[..., :3] == labels[..., :1]).all():
+        raise InputError(f"{found} must be a label image with one number per region, it is in color")
     labels = labels[..., 0] if labels.ndim == 3 else labels
     if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "bui":
         got = f"{labels.dtype} of {labels.shape}"
         raise InputError(f"{found} must hold whole numbers and have its image's size {pixels.shape[:2]}, got {got}")
+    if labels.any() and (labels[labels != 0] == labels.max()).all():  # a mask of one value: its pieces are the blobs
+        labels = cv2.connectedComponents((labels != 0).astype(np.uint8), connectivity=4)[1]
     return CrowdImage(path.stem, pixels, crowd_of_labels(labels.astype(np.int64)))
 
 

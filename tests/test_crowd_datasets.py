@@ -55,6 +55,23 @@ def refused(root: Path, match: str) -> None:
 # Label images
 
 
+def test_the_pieces_of_a_mask_of_one_value_are_its_blobs(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), (255 * (squares() > 0)).astype(np.uint8))
+    (image,) = read_crowds(tmp_path)
+    np.testing.assert_allclose(by_column(image.crowd).yx, [[6.5, 9.5], [25, 35]])
+
+
+def test_labels_in_color_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "masks").mkdir()
+    color = np.zeros((*SIZE, 3), np.uint8)
+    color[5:9, 5:9] = (255, 0, 0)
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), color)
+    refused(tmp_path, "in color")
+
+
 @pytest.mark.parametrize(("folder", "suffix"), [("masks", ".png"), ("segmaps", ".tif")])
 def test_label_images_of_the_same_name_are_measured(tmp_path: Path, folder: str, suffix: str) -> None:
     write_images(tmp_path, "b.png", "a.jpg")
