@@ -145,8 +145,7 @@ class CrowdCalibration:
 
     Attributes:
         names, mean, deviation, weight, intercept: of the probability, as in `EvidenceCalibration`.
-        spread: by how much the number of blobs of an image differs from the sum of their probabilities beyond what these
-            leave open, in parts of the sum (one standard deviation).
+        inflation, spread: how far counts differ from the sum of the probabilities (`count_interval`).
         alarms: probabilities of the false detections on the images it was fitted on, largest first.
         megapixels: how large these images are together.
     """
@@ -156,6 +155,7 @@ class CrowdCalibration:
     deviation: tuple[float, ...]
     weight: tuple[float, ...]
     intercept: float
+    inflation: float
     spread: float
     alarms: tuple[float, ...]
     megapixels: float
@@ -167,25 +167,34 @@ def crowd_probability(calibration: CrowdCalibration, evidence: Float64[np.ndarra
     return evidence_to_probability(EvidenceCalibration(c.names, c.mean, c.deviation, c.weight, c.intercept), evidence)
 
 
-def count_interval(probability: Float64[np.ndarray, " n"], spread: float) -> tuple[int, int]:
+def count_interval(probability: Float64[np.ndarray, " n"], inflation: float, spread: float) -> tuple[int, int]:
     """Return the least and the largest number of blobs with 95 % confidence.
 
-    The number is taken as normal about the sum of the probabilities, its variance that of as many tosses of a coin, and the
-    spread's.
+    The number is taken as normal about the sum of the probabilities; its variance is `inflation` times that of as many tosses
+    of a coin, and the square of `spread` times the sum.
     """
-    expected = float(probability.sum())
-    deviation = float(np.sqrt((probability * (1 - probability)).sum() + (spread * expected) ** 2))
+    expected, variance = float(probability.sum()), float((probability * (1 - probability)).sum())
+    deviation = float(np.sqrt(inflation * variance + (spread * expected) ** 2))
     low, high = expected - _Z95 * deviation, expected + _Z95 * deviation
     return max(0, int(np.floor(low + 1e-9))), int(np.ceil(high - 1e-9))
 
 
-def fit_spread(
+def fit_counts(
     sums: Float64[np.ndarray, " n"], variances: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"]
-) -> float:
-    """Return the least spread with which intervals cover 95 % of the images, given sum and variance of the probabilities."""
-    needed = np.square((counts - sums) / _Z95) - variances
-    spread = np.sqrt(np.maximum(needed, 0)) / np.maximum(sums, 1.0)
-    return float(np.quantile(spread, 0.95, method="higher")) if len(spread) else 0.0
+) -> tuple[float, float]:
+    """Return the inflation and the spread of the narrowest intervals that cover 95 % of the images.
+
+    `sums` and `variances` are those of the probabilities of each image, `counts` the true numbers of blobs.
+    """
+    if not len(counts):
+        return 1.0, 0.0
+    best = (np.inf, 1.0, 0.0)
+    for spread in np.linspace(0, 1, 51).tolist():
+        needed = (np.square((counts - sums) / _Z95) - np.square(spread * sums)) / np.maximum(variances, 0.1)
+        inflation = max(1.0, float(np.quantile(needed, 0.95, method="higher")))
+        width = float((np.sqrt(inflation * variances + np.square(spread * sums)) / np.maximum(sums, 1.0)).mean())
+        best = min(best, (width, inflation, spread))
+    return best[1], best[2]
 
 
 def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: float) -> float:

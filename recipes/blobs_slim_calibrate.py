@@ -50,7 +50,8 @@ def main() -> None:
     fitted = fit_crowds(detector, images, lambda done, total: print(f"{done} of {total}", end="\r", flush=True))
     card = {**loaded.card, "calibration": "recipes/blobs_slim_calibrate.py"}
     weights.save(args.out, "blobs", loaded.network, card, fitted)
-    print(f"\nspread of counts {fitted.spread:.3f}; false alarms {len(fitted.alarms)} on {fitted.megapixels:.1f} megapixels")
+    print(f"\ncounts: inflation {fitted.inflation:.2f}, spread {fitted.spread:.3f}")
+    print(f"{len(fitted.alarms)} false alarms on {fitted.megapixels:.1f} megapixels")
     print(hashlib.sha256(args.out.read_bytes()).hexdigest())
 
 

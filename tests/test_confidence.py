@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from fiducial.confidence import (
     Calibration,
+    CrowdCalibration,
+    count_interval,
     evidence_to_probability,
+    fit_counts,
     fit_evidence,
     fit_probability,
     threshold_for_budget,
+    threshold_for_rate,
     to_probability,
     with_alarms,
 )
@@ -84,3 +88,36 @@ def test_evidence_of_one_kind_alone_gives_finite_doubt() -> None:
     assert 0.5 < evidence_to_probability(fitted, np.array([[2.0]]))[0] < 0.95
     with pytest.raises(InputError, match="at least one"):
         fit_evidence(("a",), np.zeros((0, 1)), np.zeros(0, dtype=bool))
+
+
+def test_counts_of_sure_blobs_have_no_doubt_and_unsure_ones_have_the_binomial_one() -> None:
+    assert count_interval(np.ones(30), 1.0, 0.0) == (30, 30)
+    assert count_interval(np.zeros(5), 1.0, 0.3) == (0, 0)
+    low, high = count_interval(np.full(400, 0.5), 1.0, 0.0)
+    assert (low, high) == (180, 220)  # 200 ± 1.96 · 10
+    assert count_interval(np.full(400, 0.5), 4.0, 0.0) == (160, 240)
+    assert count_interval(np.ones(100), 1.0, 0.1) == (80, 120)
+
+
+def test_fitted_intervals_cover_what_they_were_fitted_on_and_are_no_wider_than_needed(rng: np.random.Generator) -> None:
+    probability = [rng.uniform(0, 1, int(n)) for n in rng.integers(20, 300, 200)]
+    sums, variances = (np.array([f(p) for p in probability]) for f in (np.sum, lambda p: (p * (1 - p)).sum()))
+    counts = np.array([float((rng.uniform(0, 1, len(p)) < p).sum()) for p in probability])
+    inflation, spread = fit_counts(sums, variances, counts)
+    covered = [a <= n <= b for p, n in zip(probability, counts, strict=True) for a, b in [count_interval(p, inflation, spread)]]
+    assert np.mean(covered) >= 0.95
+    assert inflation < 2.0
+    assert spread < 0.05
+    doubled = fit_counts(sums, variances, sums * 1.3)
+    assert doubled[1] > 0.1 or doubled[0] > 4
+    assert fit_counts(np.zeros(0), np.zeros(0), np.zeros(0)) == (1.0, 0.0)
+
+
+def test_a_rate_of_false_alarms_is_a_threshold() -> None:
+    known = CrowdCalibration(("a",), (0.0,), (1.0,), (1.0,), 0.0, 1.0, 0.0, (0.9, 0.7, 0.6, 0.2), 2.0)
+    assert threshold_for_rate(known, 1.0) == 0.6  # two above it on two megapixels
+    assert threshold_for_rate(known, 0.5) == 0.7
+    assert threshold_for_rate(known, 100) == 0.0
+    for wrong in (0, -1, 0.1, float("nan")):
+        with pytest.raises(InputError, match="megapixel"):
+            threshold_for_rate(known, wrong)

@@ -1,5 +1,6 @@
 """Weights come back as they were saved, strictly; training lowers the loss and resumes where it stopped."""
 
+import importlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_training_learns_resumes_and_leaves_its_curves(tmp_path: Path, rng: np.r
     train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
     pool = make_pool(rng)
     schedule = train.Schedule(30, batch=2, warmup=3, average=0.8, precision="32-true", workers=0)
+    train_defects = importlib.import_module("fiducial.train.defects").train_defects
     whole = train_defects(pool, TINY, schedule, tmp_path / "whole", {}, size=64)
     task = train.Task(partial(make_sample, pool, size=64), collate, batch_loss)
     before, after = (mean_loss(n, task) for n in (BGNet(TINY), whole))
@@ -112,7 +114,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, rng: np.random.Gener
 
 
 def test_a_start_with_other_classes_lends_all_but_the_last_layer() -> None:
-    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+    lend = pytest.importorskip("fiducial.train.defects", reason="extra `train` is not installed").lend
     start, network = BGNet(TINY), BGNet(replace(TINY, classes=("scratch",)))
     head = network.fusion.head.weight.clone()
     lend(start, network)

@@ -97,7 +97,7 @@ class BlobDetector:
         """
         found, evidence = self.candidates(image, radius_px, embeddings=embeddings, tile_px=tile_px, progress=progress)
         score = self.probability(evidence)
-        interval = count_interval(score, 0.0 if self.calibration is None else self.calibration.spread)
+        interval = self.interval(score)
         kept = np.flatnonzero(score >= min_probability)
         kept = kept[np.lexsort((found.yx[kept, 1], found.yx[kept, 0], -score[kept]))]
         return Blobs(
@@ -121,6 +121,11 @@ class BlobDetector:
         if self.calibration is None:
             return 1 / (1 + np.exp(-evidence[:, 0]))
         return crowd_probability(self.calibration, evidence)
+
+    def interval(self, score: Float64[np.ndarray, " n"]) -> tuple[int, int]:
+        """Return the least and largest number of blobs, given the probabilities of all candidates."""
+        inflation, spread = (1.0, 0.0) if self.calibration is None else (self.calibration.inflation, self.calibration.spread)
+        return count_interval(score, inflation, spread)
 
     def candidates(
         self,

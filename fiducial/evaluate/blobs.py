@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
-from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability, fit_evidence, fit_spread
+from fiducial.confidence import CrowdCalibration, crowd_probability, fit_counts, fit_evidence
 from fiducial.crowds import Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
@@ -111,7 +111,7 @@ def find(detector: BlobDetector, image: CrowdImage, min_probability: float = 0.5
     found, evidence = detector.candidates(from_array(image.pixels))
     score = detector.probability(evidence)
     seconds = perf_counter() - begin
-    interval = count_interval(score, 0.0 if detector.calibration is None else detector.calibration.spread)
+    interval = detector.interval(score)
     order = np.argsort(-score, kind="stable")
     kept = order[score[order] >= min_probability]
     return Findings(found.yx[kept], found.radius[kept], score[kept], interval, seconds)
@@ -136,10 +136,10 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
         if note is not None:
             note(done, len(images))
     fitted = fit_evidence(EVIDENCE, np.concatenate(evidence), np.concatenate(true))
-    plain = CrowdCalibration(fitted.names, fitted.mean, fitted.deviation, fitted.weight, fitted.intercept, 0.0, (), 1.0)
+    plain = CrowdCalibration(fitted.names, fitted.mean, fitted.deviation, fitted.weight, fitted.intercept, 1.0, 0.0, (), 1.0)
     score, hit, of = crowd_probability(plain, np.concatenate(evidence)), np.concatenate(true), np.concatenate(owner)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
-    spread = fit_spread(sums, variances, np.array([float(len(image.crowd)) for image in images]))
+    inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
     alarms = np.sort(score[~hit])[::-1][:_KEEP_ALARMS]
     megapixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6
     return CrowdCalibration(
@@ -148,6 +148,7 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
         fitted.deviation,
         fitted.weight,
         fitted.intercept,
+        inflation,
         spread,
         tuple(alarms.tolist()),
         megapixels,
