@@ -2,9 +2,9 @@
 
     python benchmarks/blobs_large.py --data ../shared/data
 
-The giant image repeats a drawn crowd with fresh noise, is written by tiles (zlib), and is given to the command line in a process
-of its own whose peak resident memory is what the system says. Agreement: the share of centers of either answer that the other
-has within 0.5 px.
+The giant image repeats a drawn crowd with fresh noise, is written by tiles (zlib), and is given to the command line in a
+process of its own whose peak resident memory is what the system says. Agreement: the share of centers of either answer that the
+other has within 0.5 px.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from blobs_data import split
 from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN
+from fiducial.coords import nearest_cell
 from fiducial.crowds import draw_crowd
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
@@ -32,7 +33,8 @@ def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
         radius = float(np.exp(rng.uniform(np.log(2.5), np.log(20))))
         image, crowd = draw_crowd(rng, (320, 352), (radius / 1.3, radius * 1.3), (0.7, 1.3), float(rng.uniform(0.05, 0.5)))
         bright = np.clip((image - image.min()) / np.ptp(image) * 255, 0, 255).astype(np.uint8)
-        crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, crowd))
+        shown = crowd.only(nearest_cell(crowd.yx, image.shape, 1) >= 0)
+        crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, shown))
     return crowds
 
 
