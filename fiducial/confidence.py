@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 
 from fiducial.records import InputError
 
-_KEEP_ALARMS = 2000
+KEEP_ALARMS = 2000
 _Z95 = 1.959964  # of the normal distribution
 
 
@@ -113,7 +113,7 @@ def _log_odds(raw: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
 def with_alarms(calibration: Calibration, alarms: Float64[np.ndarray, " n"], good_images: int) -> Calibration:
     """Return the calibration with the false alarms of another set of good images."""
-    largest = np.sort(alarms)[::-1][:_KEEP_ALARMS]
+    largest = np.sort(alarms)[::-1][:KEEP_ALARMS]
     return replace(calibration, alarms=tuple(largest.tolist()), good_images=good_images)
 
 
@@ -136,7 +136,7 @@ def threshold_for_budget(calibration: Calibration, alarms_per_image: float) -> f
     allowed = int(np.floor(alarms_per_image * calibration.good_images + 1e-9))
     if allowed < len(calibration.alarms):
         return calibration.alarms[allowed]
-    return calibration.alarms[-1] if len(calibration.alarms) == _KEEP_ALARMS else 0.0
+    return calibration.alarms[-1] if len(calibration.alarms) == KEEP_ALARMS else 0.0
 
 
 @dataclass(frozen=True)
@@ -211,4 +211,6 @@ def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: floa
             f"a budget of {alarms_per_megapixel:g} false alarms per megapixel needs {1 / alarms_per_megapixel:.0f} megapixels "
             f"to be judged by, the calibration has {calibration.megapixels:.1f}: ask for more"
         )
-    return calibration.alarms[allowed] if allowed < len(calibration.alarms) else 0.0
+    if allowed < len(calibration.alarms):
+        return calibration.alarms[allowed]
+    return calibration.alarms[-1] if len(calibration.alarms) == KEEP_ALARMS else 0.0

@@ -18,6 +18,11 @@ class Tile:
     window: Window
     core: Window
 
+    def aligned(self, step: int) -> "Tile":
+        """Return the tile with its window grown so that its first row and column are multiples of `step`."""
+        y0, x0, y1, x1 = self.window
+        return Tile((y0 - y0 % step, x0 - x0 % step, y1, x1), self.core)
+
     @property
     def core_in_window(self) -> tuple[slice, slice]:
         """Rows and columns of the core within the window."""

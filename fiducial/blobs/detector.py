@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.special import logit
 from torch import Tensor
 
-from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, Output
+from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, STRIDE, Output
 from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability
 from fiducial.coords import apply_transform
 from fiducial.images import sample_gray
@@ -169,6 +169,7 @@ class BlobDetector:
         return join(found, EMBEDDING if embeddings else 0)
 
     def _in_tile(self, copy: Scaled, tile: Tile, *, embeddings: bool) -> Candidates:
+        tile = tile.aligned(STRIDE)  # so that cells of the network's maps lie alike in all tiles
         pixels = np.clip(copy.read(tile.window), -0.5, 2.0)
         output = self.forward(pixels)
         y, x, radius, p = peaks(output)
@@ -235,8 +236,8 @@ def peaks(
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Return y, x, radius and height of the local maxima of P_blob, in pixels of the map.
 
-    A center is the mean place, weighed by P², in a window of about a third of the radius (soft argmax); the radius is the mean
-    of the radius map there.
+    A center is the vertex of the paraboloid that fits log P best, weighed by P², within about a third of the radius; the radius
+    is the mean of the radius map there.
     """
     p = output.logits.sigmoid()
     rough = output.log_radius.exp2() * NOMINAL_RADIUS_PX
@@ -248,7 +249,8 @@ def peaks(
     y, x = torch.nonzero((top & (p >= LEAST_P))[0, 0], as_tuple=True)
     height, rough = p[0, 0, y, x], rough[0, 0, y, x]
     half = (0.35 * rough).round().clamp(1, 10).long()
-    center_y, center_x, radius = torch.zeros_like(rough), torch.zeros_like(rough), torch.zeros_like(rough)
+    center_y, center_x = rough.double(), rough.double()
+    radius = torch.zeros_like(rough)
     for n in sorted(set(half.tolist())):
         own = half == n
         center_y[own], center_x[own], radius[own] = _refine(p[0, 0], output.log_radius[0, 0], (y[own], x[own]), n)
@@ -267,15 +269,36 @@ def _spread(p: Float32[Tensor, "b 1 h w"], reach: int) -> Float32[Tensor, "b 1 h
 def _refine(
     p: Float32[Tensor, "h w"], log_radius: Float32[Tensor, "h w"], at: tuple[Tensor, Tensor], half: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean y, x and radius (in parts of the nominal one) in windows of ± half px."""
+    """Return the y and x of the vertex, and the mean radius (in parts of the nominal one), in windows of ± half px."""
     steps = torch.arange(-half, half + 1, device=p.device)
     y, x = at[0][:, None, None] + steps[:, None], at[1][:, None, None] + steps  # (N, K, 1), (N, 1, K)
     rows, columns = y.clamp(0, p.shape[0] - 1), x.clamp(0, p.shape[1] - 1)
-    inside = (rows == y) & (columns == x)
-    weight = p[rows, columns].square() * inside  # (N, K, K)
-    weight = weight / weight.sum((1, 2), keepdim=True)
-    radius = (weight * log_radius[rows, columns]).sum((1, 2)).exp2()
-    return (weight * y).sum((1, 2)), (weight * x).sum((1, 2)), radius
+    seen = p[rows, columns]  # (N, K, K)
+    weight = seen.square() * ((rows == y) & (columns == x))
+    dy, dx = _vertex(seen.clamp(min=1e-4).log(), weight, half)
+    radius = (weight * log_radius[rows, columns]).sum((1, 2)) / weight.sum((1, 2))
+    return at[0] + dy, at[1] + dx, radius.exp2()
+
+
+def _vertex(values: Float32[Tensor, "n k k"], weight: Float32[Tensor, "n k k"], half: int) -> tuple[Tensor, Tensor]:
+    """Return where the paraboloid that fits the values best has its vertex, in steps from the middle.
+
+    Where it has none, or none within the window, the mean place by weight.
+    """
+    steps = torch.arange(-half, half + 1, dtype=torch.float64, device=values.device) / half
+    v, u = (part.flatten() for part in torch.meshgrid(steps, steps, indexing="ij"))  # (K²,)
+    terms = torch.stack([torch.ones_like(u), v, u, v * v, u * u, u * v], dim=1)  # (K², 6)
+    w = weight.flatten(1).double()  # (N, K²)
+    normal = (w @ (terms[:, :, None] * terms[:, None]).flatten(1)).reshape(-1, 6, 6)
+    normal = normal + 1e-9 * normal.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] * torch.eye(
+        6, dtype=w.dtype, device=w.device
+    )
+    _, b, a, bb, aa, ab = torch.linalg.solve(normal, (w * values.flatten(1).double()) @ terms).unbind(1)
+    determinant = 4 * aa * bb - ab * ab
+    top_v, top_u = (ab * a - 2 * aa * b) / determinant, (ab * b - 2 * bb * a) / determinant
+    inside = (aa < 0) & (bb < 0) & (determinant > 0) & (top_v.abs() <= 1) & (top_u.abs() <= 1)
+    mean_v, mean_u = (w @ v) / w.sum(1), (w @ u) / w.sum(1)
+    return torch.where(inside, top_v, mean_v) * half, torch.where(inside, top_u, mean_u) * half
 
 
 def decode(parts: list[Candidates], width: int = 0) -> tuple[Candidates, Float64[np.ndarray, "n k"]]:

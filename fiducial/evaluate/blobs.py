@@ -11,14 +11,13 @@ from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
-from fiducial.confidence import CrowdCalibration, crowd_probability, fit_counts, fit_evidence
+from fiducial.confidence import KEEP_ALARMS, CrowdCalibration, crowd_probability, fit_counts, fit_evidence
 from fiducial.crowds import Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
 from fiducial.metrics import Counts
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
-_KEEP_ALARMS = 2000
 
 Note = Callable[[int, int], None]
 
@@ -140,7 +139,7 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
     score, hit, of = crowd_probability(plain, np.concatenate(evidence)), np.concatenate(true), np.concatenate(owner)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
     inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
-    alarms = np.sort(score[~hit])[::-1][:_KEEP_ALARMS]
+    alarms = np.sort(score[~hit])[::-1][:KEEP_ALARMS]
     megapixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6
     return CrowdCalibration(
         fitted.names,
