@@ -145,7 +145,7 @@ def detect_photographs() -> None:
         Image.fromarray(picture).save(folder / f"{name}.png")
     fiducial("detect", str(folder), "-o", str(OUT / "detect" / "found"))
     counts = pd.read_csv(OUT / "detect" / "found" / "summary.csv").set_index("name")["count"]
-    for name, (low, high) in {"coins": (22, 26), "nuclear": (60, 140), "hubble_deep_field": (300, 6000)}.items():
+    for name, (low, high) in {"coins": (23, 25), "nuclear": (50, 65), "hubble_deep_field": (300, 6000)}.items():
         if not low <= counts[name] <= high:
             raise SystemExit(f"the demo expected {low} to {high} blobs in {name}, got {counts[name]}")
 

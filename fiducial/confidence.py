@@ -182,7 +182,7 @@ def count_interval(probability: Float64[np.ndarray, " n"], inflation: float, spr
 def fit_counts(
     sums: Float64[np.ndarray, " n"], variances: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"]
 ) -> tuple[float, float]:
-    """Return the inflation and the spread of the narrowest intervals that cover 95 % of the images.
+    """Return the inflation and the spread of the narrowest intervals (geometric mean) that cover 95 % of the images.
 
     `sums` and `variances` are those of the probabilities of each image, `counts` the true numbers of blobs.
     """
@@ -192,7 +192,7 @@ def fit_counts(
     for spread in np.linspace(0, 1, 51).tolist():
         needed = (np.square((counts - sums) / _Z95) - np.square(spread * sums)) / np.maximum(variances, 0.1)
         inflation = max(1.0, float(np.quantile(needed, 0.95, method="higher")))
-        width = float((np.sqrt(inflation * variances + np.square(spread * sums)) / np.maximum(sums, 1.0)).mean())
+        width = float(np.log(np.sqrt(inflation * variances + np.square(spread * sums)) + 1.0).mean())
         best = min(best, (width, inflation, spread))
     return best[1], best[2]
 
