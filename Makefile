@@ -23,6 +23,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	$(BIN)/python benchmarks/blobs_real.py --data $(DATA)
+	$(BIN)/python benchmarks/blobs_crowds.py
+	$(BIN)/python benchmarks/blobs_repeatability.py --data $(DATA)
+	$(BIN)/python benchmarks/blobs_large.py --data $(DATA)
+	$(BIN)/python benchmarks/blobs_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_deeppcb.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_good_boards.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_ablation.py --data $(DATA)

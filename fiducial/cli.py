@@ -404,7 +404,7 @@ def _report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (p
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=escape(str(out)), title_justify="left")
-    hidden = ("sample", "template", "query", "corner", "shift", "n_", "why")  # in the file
+    hidden = ("sample", "template", "query", "image", "corner", "shift", "n_", "why")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column), overflow="fold")
