@@ -313,7 +313,24 @@ def detect(
 
 def diameter_px(image: Image, diameter: float | str) -> float:
     """Return a diameter in pixels of an image, given in pixels or as text with a unit of length; raises InputError."""
-    text = str(diameter).strip()
+    value, unit = parse_diameter(diameter)
+    if unit != "px":
+        if image.pixel_size is None or image.unit not in _METERS:
+            stated = f"in {image.unit}" if image.unit else "nothing"
+            raise InputError(
+                f"a diameter in {unit} needs a file that states its pixel size in a metric unit, {image.name}: {stated}"
+            )
+        value *= _METERS[unit] / (_METERS[image.unit] * float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])))
+    if not _DIAMETERS_PX[0] <= value <= _DIAMETERS_PX[1]:
+        raise InputError(
+            f"a diameter must come to {_DIAMETERS_PX[0]:g} to {_DIAMETERS_PX[1]:g} px, {diameter!r} is {value:.3g} px"
+        )
+    return value
+
+
+def parse_diameter(diameter: float | str) -> tuple[float, str]:
+    """Return number and unit ("px" if none is given) of a diameter; raises InputError."""
+    text = str(diameter).strip().replace("\u03bc", "µ")
     number = text.rstrip("pxnmµuÅc ")
     unit = text[len(number) :].strip().replace("um", "µm") or "px"
     try:
@@ -322,13 +339,7 @@ def diameter_px(image: Image, diameter: float | str) -> float:
         value = float("nan")
     if not 0 < value < np.inf or (unit != "px" and unit not in _METERS):
         raise InputError(f"diameter must be a number above 0, in pixels or with a unit ({', '.join(_METERS)}), got {text!r}")
-    if unit != "px":
-        if image.pixel_size is None or image.unit not in _METERS:
-            raise InputError(f"a diameter in {unit} needs a file that states the size of its pixels, {image.name} does not")
-        value *= _METERS[unit] / (_METERS[image.unit] * float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])))
-    if not _DIAMETERS_PX[0] <= value <= _DIAMETERS_PX[1]:
-        raise InputError(f"a diameter must come to {_DIAMETERS_PX[0]:g} to {_DIAMETERS_PX[1]:g} px, {text!r} is {value:.3g} px")
-    return value
+    return value, unit
 
 
 _DIAMETERS_PX = (2.0, 2000.0)

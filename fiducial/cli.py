@@ -157,6 +157,8 @@ def detect(
 
     with _errors():
         chosen = detections.choose_images(images)
+        if diameter is not None:
+            api.parse_diameter(diameter)
         api.check_detection(weights, device, min_probability, false_alarms)
         with _Bar("detecting", hidden=as_json) as bar:
             verb = partial(

@@ -201,7 +201,7 @@ def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: floa
     """Return the probability that at most `alarms_per_megapixel` false detections per megapixel exceed on average.
 
     Raises:
-        InputError: the rate is not above 0, or smaller than the calibration's images can tell.
+        InputError: the rate is not above 0, or smaller or larger than the calibration can tell.
     """
     if not 0 < alarms_per_megapixel < np.inf:
         raise InputError(f"false alarms per megapixel must be above 0, got {alarms_per_megapixel:g}")
@@ -211,6 +211,7 @@ def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: floa
             f"a budget of {alarms_per_megapixel:g} false alarms per megapixel needs {1 / alarms_per_megapixel:.0f} megapixels "
             f"to be judged by, the calibration has {calibration.megapixels:.1f}: ask for more"
         )
-    if allowed < len(calibration.alarms):
-        return calibration.alarms[allowed]
-    return calibration.alarms[-1] if len(calibration.alarms) == KEEP_ALARMS else 0.0
+    if allowed >= len(calibration.alarms) == KEEP_ALARMS:
+        most = KEEP_ALARMS / calibration.megapixels
+        raise InputError(f"the calibration tells at most {most:.0f} false alarms per megapixel, got {alarms_per_megapixel:g}")
+    return calibration.alarms[allowed] if allowed < len(calibration.alarms) else 0.0

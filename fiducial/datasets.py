@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int, Int32, UInt8
+from jaxtyping import Float64, Int, Int32, Shaped, UInt8
 from PIL import Image as PillowImage
 from scipy.spatial import cKDTree
 
@@ -242,22 +242,28 @@ def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
 
 
 def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
-    """Read an image as gray or RGB in 8 bits; deeper ones are normalized, from their least to their largest value."""
+    """Read an image as gray or RGB in 8 bits; deeper ones are normalized, from their 0.2th to their 99.8th percentile.
+
+    Raises:
+        InputError: as `open_image`, or channels that are not gray or color.
+    """
     image = open_image(path)
     pixels = image.read()
+    if image.channels > 4:
+        raise InputError(f"expected gray or RGB(A), {image.name} has {image.channels} channels")
     pixels = pixels[..., :3] if image.channels >= 3 else pixels[..., 0] if image.channels == 2 else pixels
     if pixels.dtype == np.uint8:
         gray = pixels.ndim == 3 and np.array_equal(pixels[..., :2], pixels[..., 1:])
         return pixels[..., 0].copy() if gray else pixels
     known = pixels[np.isfinite(pixels)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    low, high = (float(v) for v in np.percentile(known, [0.2, 99.8])) if len(known) else (0.0, 1.0)
     scaled = (np.nan_to_num(pixels.astype(np.float64), nan=low) - low) / max(high - low, 1e-12)
     return np.clip(scaled * 255, 0, 255).round().astype(np.uint8)
 
 
 def _with_labels(path: Path, folder: Path) -> CrowdImage:
     pixels, found = read_color(path), _existing(folder / path.stem, "")
-    labels = open_image(found).read()
+    labels = _read_numbers(found)
     if labels.ndim == 3 and not (labels[..., :3] == labels[..., :1]).all():
         raise InputError(f"{found} must be a label image with one number per region, it is in color")
     labels = labels[..., 0] if labels.ndim == 3 else labels
@@ -267,6 +273,16 @@ def _with_labels(path: Path, folder: Path) -> CrowdImage:
     if labels.any() and (labels[labels != 0] == labels.max()).all():  # a mask of one value: its pieces are the blobs
         labels = cv2.connectedComponents((labels != 0).astype(np.uint8), connectivity=4)[1]
     return CrowdImage(path.stem, pixels, crowd_of_labels(labels.astype(np.int64)))
+
+
+def _read_numbers(path: Path) -> Shaped[np.ndarray, "h w *c"]:
+    """Read label numbers: of a palette image, the indices."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(b"\x89PNG") and head[25:] == b"\x03":
+        with PillowImage.open(path, formats=("PNG",)) as image:
+            return np.asarray(image)
+    return open_image(path).read()
 
 
 def _read_points(path: Path) -> Crowd:
@@ -285,7 +301,10 @@ def _read_points(path: Path) -> Crowd:
         return disks(yx, known["radius"].to_numpy(np.float64) if len(yx) else np.zeros(0))
     if len(yx) == 1:
         raise InputError(f"{path} needs a column radius: the size of a single blob cannot be guessed")
-    return disks(yx, np.full(len(yx), float(np.median(np.asarray(cKDTree(yx).query(yx, 2)[0])[:, 1])) / 3))
+    apart = float(np.median(np.asarray(cKDTree(yx).query(yx, 2)[0])[:, 1])) if len(yx) else 1.0
+    if apart == 0:
+        raise InputError(f"{path} lists most points twice: a size cannot be guessed, add a column radius")
+    return disks(yx, np.full(len(yx), apart / 3))
 
 
 def _read_coco(path: Path) -> dict[str, Crowd]:
@@ -299,7 +318,7 @@ def _read_coco(path: Path) -> dict[str, Crowd]:
             if not (wide > 0 and tall > 0 and np.isfinite([x, y, wide, tall]).all()):
                 raise ValueError(f"a box is x, y, width and height, both above 0, got {annotation['bbox']}")
             boxes[stems[annotation["image_id"]]].append([x, y, wide, tall])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"expected COCO's images and annotations in {path}: {error!r}") from error
     return {stem: _ellipses(np.array(rows).reshape(-1, 4)) for stem, rows in boxes.items()}
 

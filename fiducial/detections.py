@@ -21,6 +21,8 @@ from fiducial.scaled import read_shown
 
 FILES = ("blobs.csv", "blobs.json", "blobs.coco.json", "blobs.geojson", "blobs.roi.zip", "blobs.points.csv")
 
+_COUNTS = ("count", "count_low", "count_high")  # whole numbers, also beside images without any
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -81,7 +83,10 @@ def write_detection(record: Blobs, path: Path, folder: Path, max_bytes: int) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         record.save(folder / name)
-    shown = read_shown(open_image(path, max_bytes), OVERLAY_PX)
+    image = open_image(path, max_bytes)
+    shown = read_shown(image, OVERLAY_PX)
+    if image.dtype == np.uint8:
+        shown = np.clip(shown.round(), 0, 255).astype(np.uint8)
     write_image(folder / "overlay.png", np.asarray(draw_blobs(record, shown)))
 
 
@@ -101,15 +106,16 @@ def summary(done: list[Detection]) -> pd.DataFrame:
     """Return one row per image: the count with its interval, typical size, and why there is none."""
     rows = []
     for detection in done:
-        row: dict[str, object] = {"name": detection.name, "image": str(detection.path)}
+        row: dict[str, object] = {"name": detection.name, "image": str(detection.path).encode("utf-8", "replace").decode()}
         record = detection.record
         if record is None:
-            rows.append(row | {"count": None, "why": detection.error})
+            rows.append(row | dict.fromkeys((*_COUNTS, "median_radius_px")) | {"why": detection.error})
             continue
         size = float(np.median(record.radius)) if len(record) else None
         low, high = record.count_interval
         rows.append(row | {"count": record.count, "count_low": low, "count_high": high, "median_radius_px": size, "why": ""})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(**{name: pd.Series([row[name] for row in rows], dtype=object) for name in _COUNTS})
 
 
 def exit_status(done: list[Detection]) -> int:

@@ -126,7 +126,12 @@ def _open_pillow(path: Path, kind: Callable[[Path], PillowImage.Image], max_byte
         _check_budget(path.name, (*size, channels), dtype.itemsize, max_bytes)
         return _decode_deep_png(path) if deep_color else _decode_pillow(path, kind, mode)
 
-    return Image(path.name, size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]])
+    return Image(_readable(path), size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]])
+
+
+def _readable(path: Path) -> str:
+    """Return a file's name with what no text can hold replaced."""
+    return path.name.encode("utf-8", "replace").decode()
 
 
 def _png_depth(path: Path) -> int:
@@ -187,7 +192,7 @@ def _open_tiff(path: Path, max_bytes: int) -> Image:
         return np.bitwise_not(pixels) if photometric == "MINISWHITE" and pixels.dtype.kind in "bu" else pixels
 
     crs, pixel_to_world = _read_georeference(path) if georeferenced else (None, None)
-    return Image(path.name, size, channels, np.dtype(dtype), read, pixel_size, unit, crs, pixel_to_world)
+    return Image(_readable(path), size, channels, np.dtype(dtype), read, pixel_size, unit, crs, pixel_to_world)
 
 
 def _read_tiff(path: Path, window: Window, max_bytes: int) -> Shaped[np.ndarray, "..."]:
@@ -336,6 +341,8 @@ def intensity_range(image: Image) -> tuple[float, float]:
 def sample_gray(image: Image, most: int = 1_000_000) -> Float32[np.ndarray, " n"]:
     """Return about `most` gray values, evenly spread over a whole image, without those that are not finite.
 
+    The extremes are among them, so that few bright pixels of a large image do not go unseen.
+
     Raises:
         InputError: no value is finite.
     """
@@ -346,6 +353,9 @@ def sample_gray(image: Image, most: int = 1_000_000) -> Float32[np.ndarray, " n"
     for top in range(0, h, rows):
         gray = to_gray(image.read((top, 0, min(top + rows, h), w)), image.name)
         parts.append(gray[-top % step :: step, ::step].ravel())
+        finite = gray[np.isfinite(gray)]
+        if step > 1 and len(finite):
+            parts.append(np.array([finite.min(), finite.max()], np.float32))
     values = np.concatenate(parts)
     values = values[np.isfinite(values)]
     if not len(values):

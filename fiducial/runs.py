@@ -15,6 +15,8 @@ from fiducial.drawing import OVERLAY_PX, draw_defects
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
 from fiducial.records import Defects, InputError
 
+_TAKEN = ("summary.csv", "all.csv", "blobs.csv")  # files beside the folders
+
 
 @dataclass(frozen=True)
 class Job:
@@ -101,12 +103,13 @@ def _named(pairs: list[tuple[Path, Path]]) -> list[Job]:
 
 
 def unique_names(paths: list[Path]) -> list[str]:
-    """Name files by their stems; those of one stem in different folders are numbered."""
+    """Name files by their stems, as folders; those of one stem, and of a name that is taken or none, are numbered."""
     names: list[str] = []
     for path in paths:
-        name, n = path.stem, 2
-        while name in names:
-            name, n = f"{path.stem}_{n}", n + 1
+        stem, n = path.stem.encode("utf-8", "replace").decode().strip("."), 2
+        stem = name = stem or "image"
+        while name in names or name in _TAKEN:
+            name, n = f"{stem}_{n}", n + 1
         names.append(name)
     return names
 

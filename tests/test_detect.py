@@ -164,7 +164,7 @@ def test_a_diameter_may_be_stated_in_pixels_or_in_units(rng: np.random.Generator
     assert api.diameter_px(sized, "4000nm") == pytest.approx(16)
     assert api.diameter_px(sized, 12) == 12
     for wrong, line in (
-        ("4 um", "states the size"),
+        ("4 um", "states its pixel size"),
         ("-3", "above 0"),
         ("abc", "above 0"),
         (1e6, "2000 px"),
@@ -176,12 +176,13 @@ def test_a_diameter_may_be_stated_in_pixels_or_in_units(rng: np.random.Generator
 
 def test_fewer_false_alarms_list_fewer_blobs(rng: np.random.Generator) -> None:
     image, _ = crowd_image(rng)
-    counts = [len(fiducial.detect(image, false_alarms=k)) for k in (1.0, 30.0, 1e9)]
+    counts = [len(fiducial.detect(image, false_alarms=k)) for k in (1.0, 10.0, 70.0)]
     assert counts == sorted(counts)
     with pytest.raises(InputError, match="above 0"):
         fiducial.detect(image, false_alarms=0)
-    with pytest.raises(InputError, match="megapixels"):
-        fiducial.detect(image, false_alarms=1e-6)
+    for beyond in (1e-6, 1e9):
+        with pytest.raises(InputError, match="megapixel"):
+            fiducial.detect(image, false_alarms=beyond)
 
 
 def test_embeddings_know_a_blob_again_in_other_light(rng: np.random.Generator) -> None:
@@ -284,3 +285,42 @@ def test_patterns_and_bad_input_have_their_status(tmp_path: Path, rng: np.random
         done = run.invoke(app, ["detect", str(tmp_path / words[0]), *words[1:], "-o", str(tmp_path / "out")])
         assert done.exit_code == 2, words
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_few_bright_pixels_of_a_large_image_are_seen() -> None:
+    image = np.zeros((2500, 2600), np.uint8)
+    places = np.stack(np.meshgrid(np.arange(301, 2300, 400), np.arange(303, 2400, 400), indexing="ij"), -1).reshape(-1, 2)
+    y, x = np.mgrid[-9:10, -9:10]
+    for r, c in places.tolist():
+        image[r - 9 : r + 10, c - 9 : c + 10] = 230 * (y * y + x * x <= 64)
+    assert agree(fiducial.detect(image, diameter=16).yx, places.astype(np.float64)) > 0.95
+
+
+def test_what_is_cut_by_the_border_is_found_inside(rng: np.random.Generator) -> None:
+    image, _ = crowd_image(rng)
+    cut = image[7:, 9:]
+    found = fiducial.detect(cut, min_probability=0.1)
+    assert (found.yx >= -0.5).all()
+    assert (found.yx <= np.array(cut.shape) - 0.5).all()
+
+
+def test_a_bad_option_is_told_once_and_a_strange_name_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator) -> None:
+    image, _ = crowd_image(rng, (90, 100))
+    (tmp_path / "in").mkdir()
+    for name in ("...png", "summary.csv.png"):
+        PillowImage.fromarray(image).save(tmp_path / "in" / name, format="PNG")
+    run = CliRunner()
+    assert run.invoke(app, ["detect", str(tmp_path / "in"), "--diameter", "foo", "-o", str(tmp_path / "no")]).exit_code == 2
+    done = run.invoke(app, ["detect", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert (tmp_path / "out" / "summary.csv").is_file()
+
+
+def test_overlays_of_color_are_in_color(tmp_path: Path, rng: np.random.Generator) -> None:
+    image, _ = crowd_image(rng, (90, 100))
+    tinted = np.stack([image, image // 3, image // 5], axis=2)
+    PillowImage.fromarray(tinted).save(tmp_path / "a.png")
+    CliRunner().invoke(app, ["detect", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--min-probability", "1"])
+    shown = np.asarray(PillowImage.open(tmp_path / "out" / "a" / "overlay.png")).astype(int)
+    assert (shown[..., 0] - shown[..., 2]).max() > 60

@@ -31,10 +31,9 @@ TILE_PX, MARGIN_PX = 512, 64
 SCALES = (1.0, 0.5, 0.25)
 ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at the others
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
-RADII_PX = (2.0, 80.0)  # that are searched for when no size is known
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
-SMALL_NET_PX, SMALL_SHARE = 4.5, 0.1  # r_net at scale 1, and share of the candidates, from which it is enlarged
+SMALL_NET_PX, SMALL_SHARE = 4.5, 0.2  # radius at full size, and share of the sure candidates, for which it is enlarged
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
@@ -90,7 +89,7 @@ class BlobDetector:
         tile_px: int = TILE_PX,
         progress: Progress | None = None,
     ) -> Blobs:
-        """Find the blobs of an image: of all sizes in RADII_PX, or of about a radius, if that is known.
+        """Find the blobs of an image: of about 2 to 80 px, or of about a radius, if that is known.
 
         Raises:
             InputError: the image has no finite value, is not gray or color, or under 4 px a side.
@@ -106,7 +105,7 @@ class BlobDetector:
             score=score[kept],
             embedding=found.embedding[kept],
             count_interval=interval,
-            radii_px=RADII_PX if radius_px is None else (radius_px / 3, radius_px * 3),
+            radii_px=_limits(radius_px),
             image=image.name,
             size=image.size,
             pixel_size=image.pixel_size,
@@ -139,15 +138,14 @@ class BlobDetector:
         """Return all blobs that may be there, free of conflicts, and the evidence for each; raises as `detect`."""
         if min(image.size) < SMALLEST_PX:
             raise InputError(f"an image must have at least {SMALLEST_PX} px a side, {image.name} has {image.size}")
-        zero, middle, one = (float(v) for v in np.percentile(sample_gray(image), [PERCENTILES[0], 50, PERCENTILES[1]]))
+        values = sample_gray(image)
+        zero, middle, one = (float(v) for v in np.percentile(values, [PERCENTILES[0], 50, PERCENTILES[1]]))
         if one <= zero:
-            values = sample_gray(image)
             zero, one = float(values.min()), float(values.max())
         if one <= zero:
             return decode([], EMBEDDING if embeddings else 0)  # constant: nothing is there
-        scales = SCALES if radius_px is None else (TYPICAL_PX / radius_px,)
         parts: list[Candidates] = []
-        steps = list(scales)
+        steps = list(scales_for(radius_px))
         for done, scale in enumerate(steps):
             copy = Scaled(image, scale, zero, one, middle)
             if min(copy.size) >= SMALLEST_PX or done == 0:
@@ -204,6 +202,17 @@ class BlobDetector:
         return np.asarray(self.network.embeddings(output.fused, places, reach, index).float().cpu().numpy())
 
 
+def scales_for(radius_px: float | None) -> tuple[float, ...]:
+    """Return the scales to begin with; with a known radius the one that brings it to TYPICAL_PX, or as near as is of use."""
+    return SCALES if radius_px is None else (min(ENLARGED, TYPICAL_PX / radius_px),)
+
+
+def _limits(radius_px: float | None) -> tuple[float, float]:
+    """Return the least and largest radius that can be found."""
+    scales = scales_for(radius_px)
+    return ANY_NET_PX[0] / (ENLARGED if radius_px is None else scales[0]), ANY_NET_PX[1] / scales[-1]
+
+
 def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress | None:
     """Report a scale's progress as part of the whole, scales weighed by their number of pixels."""
     if progress is None:
@@ -214,8 +223,8 @@ def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress 
 
 
 def _has_small(found: Candidates) -> bool:
-    sure = found.only(found.p > 0.3)
-    return bool(len(found) and (sure.radius < SMALL_NET_PX).sum() > SMALL_SHARE * max(1, len(sure)))
+    sure = found.only(found.p > 0.5) if (found.p > 0.5).any() else found
+    return bool((sure.radius < SMALL_NET_PX).sum() > SMALL_SHARE * len(sure))
 
 
 def join(parts: list[Candidates], width: int) -> Candidates:
@@ -254,6 +263,8 @@ def peaks(
     for n in sorted(set(half.tolist())):
         own = half == n
         center_y[own], center_x[own], radius[own] = _refine(p[0, 0], output.log_radius[0, 0], (y[own], x[own]), n)
+    tall, wide = p.shape[-2:]
+    center_y, center_x = center_y.clamp(-0.5, tall - 0.5), center_x.clamp(-0.5, wide - 0.5)  # not beyond the outermost pixels
     out = (v.double().cpu().numpy() for v in (center_y, center_x, radius * NOMINAL_RADIUS_PX, height))
     a, b, c, d = out
     return a, b, c, d
@@ -308,7 +319,7 @@ def decode(parts: list[Candidates], width: int = 0) -> tuple[Candidates, Float64
     every = every.only((r_net >= ANY_NET_PX[0]) & (r_net <= ANY_NET_PX[1]))
     kept = survivors(every)
     found = every.only(kept)
-    return found, _evidence(found, every)
+    return found, _evidence(found, every, alone=len(parts) == 1)
 
 
 def conflicts(every: Candidates) -> Int64[np.ndarray, "k 2"]:
@@ -344,15 +355,16 @@ def survivors(every: Candidates) -> Int64[np.ndarray, " k"]:
     return np.flatnonzero(alive)
 
 
-def _evidence(found: Candidates, every: Candidates) -> Float64[np.ndarray, "n k"]:
+def _evidence(found: Candidates, every: Candidates, *, alone: bool) -> Float64[np.ndarray, "n k"]:
     """Return the columns of EVIDENCE.
 
-    center: log-odds of P. agreement: the strongest candidate of another scale at the same place and of about the same size.
+    center: log-odds of P. agreement: the strongest candidate of another scale at the same place and of about the same size;
+    P itself where one scale was searched alone, as with a known radius.
     size: |log2| of r_net over the typical one. fit: strength over P, how good the scale is at such a size.
     """
     if not len(found):
         return np.zeros((0, len(EVIDENCE)))
-    same = _agreement(found, every)
+    same = found.p if alone else _agreement(found, every)
     size = np.abs(np.log2(found.radius * found.scale / TYPICAL_PX))
     return np.stack([logit(np.clip(found.p, 1e-4, 1 - 1e-4)), same, size, found.strength / found.p], axis=1)
 

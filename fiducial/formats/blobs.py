@@ -214,7 +214,7 @@ def blobs_from_coco(path: Path) -> Circles:
         xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(len(annotations), 4)
         edges = np.column_stack([xywh[:, 1], xywh[:, 0], xywh[:, 1] + xywh[:, 3], xywh[:, 0] + xywh[:, 2]])
         return _circles(edges, [float(a.get("score", np.nan)) for a in annotations])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is not a COCO file of blobs: {error!r}") from error
 
 
@@ -271,7 +271,7 @@ def blobs_from_rois(path: Path) -> Circles:
             rois = [ImagejRoi.frombytes(archive.read(entry)) for entry in entries]
         edges = np.array([_roi_edges(roi) for roi in rois], np.float64).reshape(len(rois), 4)
         return _circles(edges, [float(roi.properties.get("probability", np.nan)) for roi in rois])
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, struct.error, zlib.error) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, struct.error, zlib.error) as error:
         raise InputError(f"{path} is not an ImageJ ROI archive of ovals: {error!r}") from error
 
 

@@ -81,7 +81,7 @@ def read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT
         if stated["format"] != f"fiducial.{kind}/1":
             raise InputError(f"expected format fiducial.{kind}/1, {path} states {stated['format']!r}")
         return build(stated)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a record of {kind}: {error!r}") from error
