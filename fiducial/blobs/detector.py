@@ -34,6 +34,7 @@ TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
 SMALL_NET_PX, SMALL_SHARE = 4.5, 0.2  # radius at full size, and share of the sure candidates, for which it is enlarged
+LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
@@ -152,7 +153,7 @@ class BlobDetector:
                 parts.append(
                     self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=_part(progress, done, steps))
                 )
-            if done == 0 and radius_px is None and _has_small(parts[0]):
+            if done == 0 and radius_px is None and _has_small(parts[0], image.size):
                 steps.append(ENLARGED)
         return decode(parts, EMBEDDING if embeddings else 0)
 
@@ -222,9 +223,11 @@ def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress 
     return lambda d, t: progress(round(1000 * (before + own * d / t) / whole), 1000)
 
 
-def _has_small(found: Candidates) -> bool:
-    sure = found.only(found.p > 0.5) if (found.p > 0.5).any() else found
-    return bool((sure.radius < SMALL_NET_PX).sum() > SMALL_SHARE * len(sure))
+def _has_small(found: Candidates, size: tuple[int, int]) -> bool:
+    """Say whether so many blobs are small that the image is to be enlarged; in a small image, where it costs little, fewer do."""
+    little = size[0] * size[1] <= LITTLE_PX
+    sure = found.only(found.p > (0.3 if little else 0.5))
+    return bool((sure.radius < SMALL_NET_PX).sum() > (SMALL_SHARE / 2 if little else SMALL_SHARE) * max(1, len(sure)))
 
 
 def join(parts: list[Candidates], width: int) -> Candidates:
