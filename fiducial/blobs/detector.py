@@ -224,7 +224,7 @@ def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress 
 
 
 def _has_small(found: Candidates, size: tuple[int, int]) -> bool:
-    """Say whether so many blobs are small that the image is to be enlarged; in a small image, where it costs little, fewer do."""
+    """Say whether so many blobs are small that the image is to be enlarged; in a small image, where it costs little, fewer."""
     little = size[0] * size[1] <= LITTLE_PX
     sure = found.only(found.p > (0.3 if little else 0.5))
     return bool((sure.radius < SMALL_NET_PX).sum() > (SMALL_SHARE / 2 if little else SMALL_SHARE) * max(1, len(sure)))
