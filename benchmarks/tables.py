@@ -140,7 +140,7 @@ def rendered(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match.group(1)
-        table = RENDER.get(name, plain)(pd.read_csv(FOLDER / f"{name}.csv"))
+        table = RENDER.get(name, plain)(pd.read_csv(FOLDER / f"{name}.csv", dtype={"commit": str}))
         return f"<!-- table {name} -->\n{table}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
