@@ -25,10 +25,14 @@ from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
-from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
+from fiducial.places.locator import EVIDENCE as EVIDENCE_OF_PLACES
+from fiducial.places.locator import SCALES, PlaceLocator
 from fiducial.places.network import FTFY
 from fiducial.records import Blobs, Defects, Image, InputError, Places, Progress, Provenance
 from fiducial.version import VERSION
+
+_METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+_DIAMETERS_PX = (2.0, 2000.0)  # that a diameter may come to
 
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
 
@@ -144,6 +148,15 @@ def calibrate(
     return found
 
 
+def _check_evidence(loaded: weight_files.Weights, needed: tuple[str, ...]) -> None:
+    """Refuse weights without probabilities, or with those of other evidence; raises InputError."""
+    if loaded.calibration is None:
+        raise InputError(f"weights {loaded.name} are not calibrated: let the training that makes them finish")
+    stated = () if isinstance(loaded.calibration, Calibration) else loaded.calibration.names
+    if stated != needed:
+        raise InputError(f"weights {loaded.name} weigh the evidence {stated}, needs {needed}")
+
+
 def _resized(image: Image, size: tuple[int, int]) -> Image:
     gray = to_gray(image.read(), image.name)
     how = cv2.INTER_AREA if size[0] * size[1] < gray.size else cv2.INTER_LINEAR
@@ -245,9 +258,6 @@ def _scales(query: Image, source: Image, scale: float | tuple[float, float] | No
     return SCALES if scale is None else (scale / 1.1, scale * 1.1)
 
 
-_METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
-
-
 def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:
     """Load weights once per process, device and version of the file."""
     return _load_locator(None if weights is None else str(weights), device, _version_of(weights))
@@ -258,10 +268,8 @@ def _load_locator(weights: str | None, device: str, changed: int) -> tuple[weigh
     loaded = weight_files.load("places", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, FTFY)
-    if not isinstance(loaded.calibration, EvidenceCalibration):
-        raise InputError(f"weights {loaded.name} are not calibrated: let the training that makes them finish")
-    if loaded.calibration.names != EVIDENCE:
-        raise InputError(f"weights {loaded.name} weigh the evidence {loaded.calibration.names}, needs {EVIDENCE}")
+    _check_evidence(loaded, EVIDENCE_OF_PLACES)
+    assert isinstance(loaded.calibration, EvidenceCalibration)
     return loaded, PlaceLocator(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
 
 
@@ -342,9 +350,6 @@ def parse_diameter(diameter: float | str) -> tuple[float, str]:
     return value, unit
 
 
-_DIAMETERS_PX = (2.0, 2000.0)
-
-
 def check_detection(
     weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
 ) -> tuple[weight_files.Weights, BlobDetector, float]:
@@ -363,8 +368,6 @@ def _load_detector(weights: str | None, device: str, changed: int) -> tuple[weig
     loaded = weight_files.load("blobs", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, CADSN)
-    if not isinstance(loaded.calibration, CrowdCalibration):
-        raise InputError(f"weights {loaded.name} are not calibrated: let the training that makes them finish")
-    if loaded.calibration.names != EVIDENCE_OF_BLOBS:
-        raise InputError(f"weights {loaded.name} weigh the evidence {loaded.calibration.names}, needs {EVIDENCE_OF_BLOBS}")
+    _check_evidence(loaded, EVIDENCE_OF_BLOBS)
+    assert isinstance(loaded.calibration, CrowdCalibration)
     return loaded, BlobDetector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

@@ -85,8 +85,8 @@ def inspect(
 
 @app.command()
 def locate(
-    query: Annotated[Path, typer.Argument(help="View to find, or a folder of them.", show_default=False)],
-    sources: Annotated[list[Path], typer.Argument(help="Overviews, or folders of them.", show_default=False)],
+    query: Annotated[Path, typer.Argument(help="View to find, a folder, or a pattern.", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(help="Overviews, folders of them, or patterns.", show_default=False)],
     *,
     out: Out = Path("fiducial-out"),
     weights: Weights = None,
@@ -109,12 +109,12 @@ def locate(
     """
     from functools import partial  # noqa: PLC0415
 
-    from fiducial import api, searches  # noqa: PLC0415
+    from fiducial import api, runs, searches  # noqa: PLC0415
 
     with _errors():
         api.check_search(most, min_probability, scale)
         api.load_locator(weights, device)
-        queries, overviews = searches.list_inputs([query]), searches.list_inputs(sources)
+        queries, overviews = runs.choose_images([query]), runs.choose_images(sources)
         with _Bar("searching", hidden=as_json) as bar:
             verb = partial(
                 api.locate, weights=weights, device=device, scale=scale, most=most,
@@ -153,10 +153,10 @@ def detect(
     """
     from functools import partial  # noqa: PLC0415
 
-    from fiducial import api, detections  # noqa: PLC0415
+    from fiducial import api, detections, runs  # noqa: PLC0415
 
     with _errors():
-        chosen = detections.choose_images(images)
+        chosen = runs.choose_images(images)
         if diameter is not None:
             api.parse_diameter(diameter)
         api.check_detection(weights, device, min_probability, false_alarms)

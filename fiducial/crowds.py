@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Integer
-from scipy.spatial import cKDTree
 
 from fiducial.augment import add_noise, blur, smooth_field
 from fiducial.coords import Matrix, apply_transform
@@ -223,17 +222,3 @@ def draw_crowd(
     image = add_noise((bright + background).astype(np.float32), rng, noise)
     reach = style.contrast[1] if style.kind == "gauss" else style.contrast[0]
     return image, crowd if reach > 2 * noise else crowd.only(np.zeros(len(crowd), dtype=bool))
-
-
-def neighbor_spacing(crowd: Crowd) -> Float64[np.ndarray, " n"]:
-    """Return the least spacing of each blob from another; infinite where there is no other."""
-    if len(crowd) < 2:
-        return np.full(len(crowd), np.inf)
-    r, tree = crowd.radius, cKDTree(crowd.yx)
-    apart, other = (np.asarray(v) for v in tree.query(crowd.yx, 2))
-    spacing = apart[:, 1] / (r + r[other[:, 1]])  # from the nearest; a larger one may be farther and yet at less spacing
-    for i, near in enumerate(tree.query_ball_point(crowd.yx, spacing * (r + r.max()))):
-        j = np.array([n for n in near if n != i], dtype=np.int64)
-        own = np.linalg.norm(crowd.yx[j] - crowd.yx[i], axis=1) / (r[i] + r[j])
-        spacing[i] = min(spacing[i], own.min(initial=np.inf))
-    return spacing

@@ -4,7 +4,6 @@ OUT/NAME/ holds the files of one image, OUT/blobs.csv every blob of every image,
 the image's file name without suffix.
 """
 
-import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_blobs
 from fiducial.images import MAX_BYTES, open_image, whole_file, write_image, write_text
 from fiducial.records import Blobs, InputError
@@ -32,26 +30,6 @@ class Detection:
     path: Path
     record: Blobs | None
     error: str
-
-
-def choose_images(images: list[Path]) -> list[Path]:
-    """Return the files that paths, folders and patterns (`scans/*.tif`) name, each once.
-
-    Raises:
-        InputError: a pattern or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            found += list_images(path)
-        elif not path.exists() and glob.has_magic(str(path)):
-            matching = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-            if not matching:
-                raise InputError(f"no file matches {path}")
-            found += matching
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
 
 
 def run_detections(

@@ -1,5 +1,6 @@
 """Define every score once. Undefined is NaN."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,6 +189,10 @@ def adjacent_pairs(yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, "
     return np.asarray(pairs[apart < 1.5 * radius[pairs].sum(axis=1)], dtype=np.int64)
 
 
-def adjacent_discrimination(pairs: Int[np.ndarray, "k 2"], partner: Int[np.ndarray, " n"]) -> float:
-    """Return the share of adjacent pairs of which both blobs are matched (`match_points`); NaN without pairs."""
-    return float((partner[pairs] >= 0).all(axis=1).mean()) if len(pairs) else float("nan")
+def adjacent_discrimination(images: Iterable[tuple[Int[np.ndarray, "k 2"], Int[np.ndarray, " n"]]]) -> float:
+    """Return the share of adjacent pairs of which both blobs are matched, over images; NaN without pairs.
+
+    Each image gives its pairs (`adjacent_pairs`) and its matches (`match_points`).
+    """
+    both = [(partner[pairs] >= 0).all(axis=1) for pairs, partner in images]
+    return float(np.concatenate(both).mean()) if sum(map(len, both)) else float("nan")

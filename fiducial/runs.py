@@ -3,6 +3,7 @@
 OUT/NAME/ holds the files of one sample, OUT/summary.csv a row for each. NAME is the sample's file name without suffix.
 """
 
+import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,26 @@ def jobs_from_csv(path: Path) -> list[Job]:
 def _named(pairs: list[tuple[Path, Path]]) -> list[Job]:
     names = unique_names([sample for sample, _ in pairs])
     return [Job(name, sample, template) for name, (sample, template) in zip(names, pairs, strict=True)]
+
+
+def choose_images(images: list[Path]) -> list[Path]:
+    """Return the files that paths, folders and patterns (`scans/*.tif`) name, each once.
+
+    Raises:
+        InputError: a pattern or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            found += list_images(path)
+        elif not path.exists() and glob.has_magic(str(path)):
+            matching = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+            if not matching:
+                raise InputError(f"no file matches {path}")
+            found += matching
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
 
 
 def unique_names(paths: list[Path]) -> list[str]:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from fiducial.coords import resize_transform
-from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_places
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
 from fiducial.records import Image, InputError, Places
@@ -33,11 +32,6 @@ class Search:
     def best(self) -> Places | None:
         """The record of the source in which the query most probably lies."""
         return self.found[0][1] if self.found else None
-
-
-def list_inputs(paths: list[Path]) -> list[Path]:
-    """Return the images that paths name, those of folders in place of the folders."""
-    return [image for path in paths for image in (list_images(path) if path.is_dir() else [path])]
 
 
 def run_searches(

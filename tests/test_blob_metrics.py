@@ -67,9 +67,9 @@ def test_adjacent_pairs_are_those_nearer_than_one_and_a_half_sums_of_radii(count
 
 def test_discrimination_is_the_share_of_pairs_found_whole() -> None:
     pairs = np.array([[0, 1], [1, 2], [2, 3], [0, 3]])
-    assert metrics.adjacent_discrimination(pairs, np.array([5, 2, -1, 0])) == 0.5
-    assert metrics.adjacent_discrimination(pairs, np.full(4, -1)) == 0
-    assert metrics.adjacent_discrimination(pairs, np.arange(4)) == 1
+    assert metrics.adjacent_discrimination([(pairs, np.array([5, 2, -1, 0]))]) == 0.5
+    assert metrics.adjacent_discrimination([(pairs, np.full(4, -1))]) == 0
+    assert metrics.adjacent_discrimination([(pairs, np.arange(4))]) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -77,14 +77,14 @@ def test_discrimination_without_adjacent_pairs_is_undefined(count: int) -> None:
     yx, radius = np.array([[5.0, 5.0], [5.0, 45.0]])[:count], np.full(count, 3.0)
     pairs = metrics.adjacent_pairs(yx, radius)
     assert pairs.shape == (0, 2)
-    assert np.isnan(metrics.adjacent_discrimination(pairs, np.arange(count)))
+    assert np.isnan(metrics.adjacent_discrimination([(pairs, np.arange(count))]))
 
 
 def test_merging_two_touching_blobs_costs_discrimination_but_not_that_of_others() -> None:
     true, radius = np.array([[10.0, 10.0], [10.0, 18.0], [30.0, 10.0], [30.0, 18.0]]), np.full(4, 4.0)
     found = np.array([[10.0, 14.0], [30.0, 10.5], [30.0, 17.5]])  # one answer between the first two
     partner = metrics.match_points(found, true, metrics.blob_reach(radius))
-    assert metrics.adjacent_discrimination(metrics.adjacent_pairs(true, radius), partner) == 0.5
+    assert metrics.adjacent_discrimination([(metrics.adjacent_pairs(true, radius), partner)]) == 0.5
 
 
 def test_nothing_found_or_nothing_true_is_a_well_shaped_answer() -> None:

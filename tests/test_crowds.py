@@ -246,30 +246,11 @@ def test_a_drawn_crowd_is_brighter_at_its_centers_and_drawn_again_from_its_seed(
     assert seen > 6
 
 
-# Spacing
-
-
-@given(st.integers(0, 60), st.integers(0, 500))
-def test_spacing_is_the_least_over_all_others_even_of_very_mixed_sizes(count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    crowd = disks(rng.uniform(0, 1, (count, 2)) * (100, 140), np.exp(rng.uniform(-1, 3.5, count)))
-    np.testing.assert_allclose(crowds.neighbor_spacing(crowd), spacing_by_hand(crowd))
-
-
-def test_a_large_blob_far_away_may_be_the_nearest_in_spacing() -> None:
-    small = np.array([[50.0, 50.0 + 4 * i] for i in range(12)])
-    crowd = disks(np.concatenate([small, [[50.0, 20.0]]]), np.array([0.5] * 12 + [29.0]))
-    spacing = crowds.neighbor_spacing(crowd)
-    assert spacing[0] == pytest.approx(30 / 29.5)
-    assert spacing[-1] == pytest.approx(30 / 29.5)
-    assert spacing[6] == pytest.approx(54 / 29.5)
-
-
 # Nobody
 
 
 def test_a_crowd_of_nobody_passes_everywhere(rng: np.random.Generator) -> None:
-    assert NOTHING.radius.shape == crowds.neighbor_spacing(NOTHING).shape == (0,)
+    assert NOTHING.radius.shape == (0,)
     assert len(NOTHING.moved(similarity(2.0, 30.0))) == len(crowds.stretch(NOTHING, rng, 0.3)) == 0
     assert not any(part.any() for part in heat_map(NOTHING, (11, 17), 0.5, 1.0))
     assert not crowds.render_crowd(NOTHING, (11, 17), PLAIN, rng).any()
@@ -277,7 +258,3 @@ def test_a_crowd_of_nobody_passes_everywhere(rng: np.random.Generator) -> None:
     image, crowd = crowds.draw_crowd(rng, (50, 70), (2.0, 5.0), (1.0, 2.0), 0.0)
     assert image.shape == (50, 70)
     assert len(crowd) == 0
-
-
-def test_one_alone_has_no_neighbor() -> None:
-    assert crowds.neighbor_spacing(disks(np.array([[3.0, 4.0]]), np.array([2.0]))).tolist() == [np.inf]

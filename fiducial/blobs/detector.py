@@ -33,7 +33,7 @@ ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at 
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
-SMALL_NET_PX, SMALL_SHARE = 4.5, 0.2  # radius at full size, and share of the sure candidates, for which it is enlarged
+SMALL_PX, SMALL_SHARE = 4.5, 0.2  # radius, and share of the sure candidates, for which it is enlarged
 LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
@@ -159,7 +159,7 @@ class BlobDetector:
 
     def _at_scale(self, copy: Scaled, *, embeddings: bool, tile_px: int, progress: Progress | None) -> Candidates:
         """Return the candidates of one copy of the image, duplicates along seams included."""
-        work = list(tiles(copy.size, max(tile_px, 2 * MARGIN_PX + 32), MARGIN_PX, shrink=True))
+        work = list(tiles(copy.size, tile_px, MARGIN_PX, shrink=True))
         found = []
         for done, tile in enumerate(work):
             found.append(self._in_tile(copy, tile, embeddings=embeddings))
@@ -227,7 +227,7 @@ def _has_small(found: Candidates, size: tuple[int, int]) -> bool:
     """Say whether so many blobs are small that the image is to be enlarged; in a small image, where it costs little, fewer."""
     little = size[0] * size[1] <= LITTLE_PX
     sure = found.only(found.p > (0.3 if little else 0.5))
-    return bool((sure.radius < SMALL_NET_PX).sum() > (SMALL_SHARE / 2 if little else SMALL_SHARE) * max(1, len(sure)))
+    return bool((sure.radius < SMALL_PX).sum() > (SMALL_SHARE / 2 if little else SMALL_SHARE) * max(1, len(sure)))
 
 
 def join(parts: list[Candidates], width: int) -> Candidates:
@@ -268,9 +268,9 @@ def peaks(
         center_y[own], center_x[own], radius[own] = _refine(p[0, 0], output.log_radius[0, 0], (y[own], x[own]), n)
     tall, wide = p.shape[-2:]
     center_y, center_x = center_y.clamp(-0.5, tall - 0.5), center_x.clamp(-0.5, wide - 0.5)  # not beyond the outermost pixels
-    out = (v.double().cpu().numpy() for v in (center_y, center_x, radius * NOMINAL_RADIUS_PX, height))
-    a, b, c, d = out
-    return a, b, c, d
+    radius = radius * NOMINAL_RADIUS_PX
+    at_y, at_x, r, top_p = (v.double().cpu().numpy() for v in (center_y, center_x, radius, height))
+    return at_y, at_x, r, top_p
 
 
 def _spread(p: Float32[Tensor, "b 1 h w"], reach: int) -> Float32[Tensor, "b 1 h w"]:

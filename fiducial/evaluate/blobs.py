@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
-from fiducial.confidence import KEEP_ALARMS, CrowdCalibration, crowd_probability, fit_counts, fit_evidence
+from fiducial.confidence import KEEP_ALARMS, CrowdCalibration, evidence_to_probability, fit_counts, fit_evidence
 from fiducial.crowds import Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
@@ -75,8 +75,6 @@ def summarize(judged: Sequence[Judged]) -> dict[str, float]:
     total = sum((j.counts for j in judged), Counts(0, 0, 0))
     small = np.concatenate([j.error_px[j.crowd.radius < SMALL_PX] for j in judged])
     every = np.concatenate([j.error_px for j in judged])
-    adjacent = [(metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius), j) for j in judged]
-    both = [(j.partner[pairs] >= 0).all(axis=1) for pairs, j in adjacent]
     ratio = [j.found.radius[j.partner[j.partner >= 0]] / j.crowd.radius[j.partner >= 0] for j in judged]
     stated = [j for j in judged if j.found.interval is not None]
     covered = [j.found.interval[0] <= len(j.crowd) <= j.found.interval[1] for j in stated if j.found.interval is not None]
@@ -90,7 +88,9 @@ def summarize(judged: Sequence[Judged]) -> dict[str, float]:
         "recall": total.recall,
         "error_px": _mean(every),
         f"error_under_{SMALL_PX:.0f}_px": _mean(small),
-        "adjacent": float(np.concatenate(both).mean()) if sum(map(len, both)) else float("nan"),
+        "adjacent": metrics.adjacent_discrimination(
+            (metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius), j.partner) for j in judged
+        ),
         "radius_error": _mean(np.abs(np.log(np.concatenate(ratio)))),
         "count_error": float(np.median(relative)),
         "count_covered": float(np.mean(covered)) if covered else float("nan"),
@@ -125,18 +125,14 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
     evidence, true, owner = [], [], []
     for done, image in enumerate(images, start=1):
         found, known = detector.candidates(from_array(image.pixels))
-        order = np.argsort(-found.p, kind="stable")
-        partner = judge(image.crowd, Findings(found.yx[order], found.radius[order], found.p[order], None, 0.0)).partner
-        hit = np.zeros(len(found), dtype=bool)
-        hit[order[partner[partner >= 0]]] = True
         evidence.append(known)
-        true.append(hit)
+        true.append(judge(image.crowd, Findings(found.yx, found.radius, found.p, None, 0.0)).true)
         owner.append(np.full(len(found), done - 1))
         if note is not None:
             note(done, len(images))
-    fitted = fit_evidence(EVIDENCE, np.concatenate(evidence), np.concatenate(true))
-    plain = CrowdCalibration(fitted.names, fitted.mean, fitted.deviation, fitted.weight, fitted.intercept, 1.0, 0.0, (), 1.0)
-    score, hit, of = crowd_probability(plain, np.concatenate(evidence)), np.concatenate(true), np.concatenate(owner)
+    known, hit, of = np.concatenate(evidence), np.concatenate(true), np.concatenate(owner)
+    fitted = fit_evidence(EVIDENCE, known, hit)
+    score = evidence_to_probability(fitted, known)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
     inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
     alarms = np.sort(score[~hit])[::-1][:KEEP_ALARMS]

@@ -17,7 +17,7 @@ from fiducial.datasets import read_crowds
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit
+from fiducial.train.loop import Schedule, Task, fit, hold_out
 
 SHARE_OF_CONTRAST = 0.25  # steps of the second stage, in parts of those of the first
 SLOWER = 0.3  # learning rate of the second stage, in parts of that of the first
@@ -70,19 +70,16 @@ def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = No
     Raises:
         InputError: fewer than five images in the folder, or as `train_blobs`.
     """
-    images = read_crowds(data)
-    if len(images) < 5:
-        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
-    held = images[-max(1, len(images) // 5) :]
+    images, held = hold_out(read_crowds(data), data)
     begun = None if scratch else weights.load("blobs", start).network
     assert begun is None or isinstance(begun, CADSN)
     card = {
-        "data": f"{len(images) - len(held)} images of {data.name}, and drawn crowds",
+        "data": f"{len(images)} images of {data.name}, and drawn crowds",
         "license": "the user's",
         "recipe": "fiducial train blobs",
     }
     config = slim() if begun is None else begun.config
-    pool = Pool((images[: -len(held)],), (1.0,))
+    pool = Pool((images,), (1.0,))
     network = train_blobs(pool, config, Schedule(steps), out, card, start=begun)
     where = choose_device("auto")
     detector = BlobDetector(network, None, where, bf16=has_fast_bf16(where))

@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from fiducial.images import whole_file, write_text
 from fiducial.records import InputError
 
+ImageT = TypeVar("ImageT")
 SampleT = TypeVar("SampleT")
 BatchT = TypeVar("BatchT")
 
@@ -190,6 +191,18 @@ def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: to
             moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return step
+
+
+def hold_out(images: Sequence[ImageT], data: Path) -> tuple[tuple[ImageT, ...], tuple[ImageT, ...]]:
+    """Return the images to learn from and the last fifth, to calibrate on.
+
+    Raises:
+        InputError: fewer than five.
+    """
+    if len(images) < 5:
+        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
+    count = len(images) // 5
+    return tuple(images[:-count]), tuple(images[-count:])
 
 
 def _progress() -> Progress:

@@ -25,7 +25,7 @@ from fiducial.places.samples import (
     triplet_batch_loss,
 )
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit
+from fiducial.train.loop import Schedule, Task, fit, hold_out
 
 
 def train_triplets(pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]) -> TripletNet:
@@ -72,19 +72,16 @@ def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = N
     Raises:
         InputError: fewer than five images in the folder, or as `train_places`.
     """
-    images = read_textures((data,), longest_px=4096)
-    if len(images) < 5:
-        raise InputError(f"training needs at least 5 images, {data} holds {len(images)}")
-    held = images[-max(1, len(images) // 5) :]
+    images, held = hold_out(read_textures((data,), longest_px=4096), data)
     begun = None if scratch else weights.load("places", start).network
     assert begun is None or isinstance(begun, FTFY)
     card = {
-        "data": f"{len(images) - len(held)} images of {data.name}",
+        "data": f"{len(images)} images of {data.name}",
         "license": "the user's",
         "recipe": "fiducial train places",
     }
     config = Config() if begun is None else begun.config
-    pool = make_pool(tuple(images[: -len(held)]))
+    pool = make_pool(images)
     network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
     where = choose_device("auto")
     locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
