@@ -75,3 +75,14 @@ def test_stains_change_the_picture_where_the_mask_says(rng: np.random.Generator,
     if not count:
         assert not mask.any()
         np.testing.assert_array_equal(stained, picture)
+
+
+@pytest.mark.parametrize("looks", [1.0, 4.0, 16.0])
+def test_speckle_keeps_the_mean_and_varies_with_the_looks(rng: np.random.Generator, looks: float) -> None:
+    image = np.repeat(np.float32([[0.2], [0.8]]), 200, axis=0) * np.ones(300, np.float32)
+    speckled = augment.add_speckle(image, rng, looks)
+    for half in (np.s_[:200], np.s_[200:]):
+        relative = speckled[half] / image[half]
+        assert relative.mean() == pytest.approx(1, abs=0.02)
+        assert relative.var() == pytest.approx(1 / looks, rel=0.04)
+    assert speckled.dtype == np.float32

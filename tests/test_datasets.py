@@ -101,3 +101,42 @@ def test_the_public_deeppcb_is_read(data: Path) -> None:
         assert pair.mask.shape == pair.sample.shape == (640, 640)
         assert set(np.unique(pair.mask)) <= set(range(7))
         assert len(np.unique(pair.label)) == len(set(np.unique(pair.mask)) - {0})
+
+
+def write_aligned(root: Path, folders: tuple[str, str], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    images = {name: rng.integers(0, 255, (2, 30, 41)).astype(np.uint8) for name in ("003", "017")}
+    for i, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        for name, both in images.items():
+            cv2.imwrite(str(root / folder / f"{name}.{('png', 'tif')[i]}"), both[i])
+    return images
+
+
+@pytest.mark.parametrize("folders", [("a", "b"), ("opt", "sar")])
+def test_aligned_pairs_are_read_by_name(tmp_path: Path, rng: np.random.Generator, folders: tuple[str, str]) -> None:
+    images = write_aligned(tmp_path, folders, rng)
+    pairs = datasets.read_aligned(tmp_path)
+    assert [pair.name for pair in pairs] == ["003", "017"]
+    for pair in pairs:
+        np.testing.assert_array_equal(pair.a, images[pair.name][0])
+        np.testing.assert_array_equal(pair.b, images[pair.name][1])
+    assert [pair.name for pair in datasets.read_aligned(tmp_path, ("017",))] == ["017"]
+
+
+def test_what_is_wrong_with_aligned_pairs_is_said(tmp_path: Path, rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="found neither"):
+        datasets.read_aligned(tmp_path)
+    (tmp_path / "opt").mkdir()
+    with pytest.raises(InputError, match="found neither"):  # one folder of two
+        datasets.read_aligned(tmp_path)
+    write_aligned(tmp_path, ("a", "b"), rng)
+    cv2.imwrite(str(tmp_path / "b" / "017.tif"), np.zeros((30, 40), np.uint8))
+    with pytest.raises(InputError, match=r"one size, 017 has \(30, 41\).*\(30, 40\)"):
+        datasets.read_aligned(tmp_path)
+    (tmp_path / "b" / "017.tif").unlink()
+    with pytest.raises(InputError, match="017"):
+        datasets.read_aligned(tmp_path)
+    for path in (tmp_path / "a").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="expected a folder with images"):
+        datasets.read_aligned(tmp_path)

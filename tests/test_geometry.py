@@ -1,5 +1,7 @@
 """A board laid over its displaced, re-lit self is found; another board is not trusted."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -74,3 +76,43 @@ def test_stripes_of_scan_lines_are_removed_and_nothing_else(rng: np.random.Gener
     left = np.median(cleaned - image, axis=1)
     assert np.abs(left - cv2.GaussianBlur(lines, (1, 0), sigmaX=0.1, sigmaY=6.0)[:, 0]).mean() < 0.05  # slow changes stay
     assert np.std(cleaned - image) < 0.4 * np.std(lines)
+
+
+def seen(image: np.ndarray) -> np.ndarray:
+    return geometry.equalize(image, geometry.tone_curve(image.ravel()))
+
+
+@pytest.mark.parametrize("change", [lambda v: 3 * v + 2, np.exp, lambda v: v**3, lambda v: np.log(v + 2)])
+def test_tones_are_the_same_after_any_increasing_change(rng: np.random.Generator, change: Callable[..., np.ndarray]) -> None:
+    fine, coarse = rng.normal(0, 0.5, (90, 120)).clip(-1.5), rng.integers(0, 7, (90, 120))
+    for image in (fine.astype(np.float32), coarse.astype(np.float32)):
+        np.testing.assert_allclose(seen(change(image)), seen(image), atol=2e-3)
+        assert np.ptp(seen(image)) > 1.5
+
+
+def test_tones_are_spread_evenly_whatever_the_tails(rng: np.random.Generator) -> None:
+    image = np.minimum(rng.lognormal(5, 2, (200, 300)), 65535).astype(np.uint16).astype(np.float32)
+    even = np.quantile(seen(image), np.linspace(0, 1, 11))
+    np.testing.assert_allclose(even, np.linspace(-1, 1, 11), atol=0.03)
+
+
+def test_the_negative_has_the_negative_of_the_tones(rng: np.random.Generator) -> None:
+    for image in (rng.random((90, 120), dtype=np.float32), rng.integers(0, 255, (90, 120)).astype(np.float32)):
+        np.testing.assert_allclose(seen(-image), -seen(image), atol=2e-3)
+
+
+def test_equal_tones_go_to_their_mean_rank() -> None:
+    image = np.array([[3.0, 1.0, 1.0], [1.0, 1.0, 9.0], [3.0, 1.0, 3.0]], np.float32)  # five, three and one
+    expected = {1.0: 2 * 2.5 / 9 - 1, 3.0: 2 * 6.5 / 9 - 1, 9.0: 2 * 8.5 / 9 - 1}
+    np.testing.assert_allclose(seen(image), np.vectorize(expected.get)(image), atol=1e-6)
+
+
+def test_undefined_pixels_become_0_and_move_no_tone(rng: np.random.Generator) -> None:
+    image = rng.random((40, 50), dtype=np.float32)
+    holed = image.copy()
+    holed[:5], holed[5, :3] = np.nan, np.inf
+    out = seen(holed)
+    assert not out[:5].any()
+    np.testing.assert_allclose(out[6:], seen(image[5:])[1:], atol=0.01)
+    for empty in (np.full((4, 5), np.nan, np.float32), np.full((4, 5), 17.0, np.float32)):
+        np.testing.assert_array_equal(seen(empty), np.zeros((4, 5)))

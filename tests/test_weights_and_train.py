@@ -4,6 +4,7 @@ import importlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -122,3 +123,22 @@ def test_a_start_with_other_classes_lends_all_but_the_last_layer() -> None:
     torch.testing.assert_close(network.fusion.head.weight, head)
     with pytest.raises(InputError, match="configuration"):
         lend(BGNet(replace(TINY, semantic_dim=32)), network)
+
+
+class Places(NamedTuple):
+    yx: torch.Tensor
+
+
+def test_numbers_of_a_batch_keep_their_precision_in_mixed_training(tmp_path: Path) -> None:
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+    seen: list[torch.Tensor] = []
+
+    def loss(network: torch.nn.Module, batch: Places) -> torch.Tensor:
+        seen.append(batch.yx)
+        return network(batch.yx).float().square().mean()
+
+    task = train.Task(lambda rng: torch.tensor([191.37, 3.25]), lambda drawn: Places(torch.stack(drawn)), loss)
+    schedule = train.Schedule(1, batch=2, precision="bf16-mixed", workers=0)
+    train.fit(torch.nn.Linear(2, 1), task, schedule, tmp_path, lambda network, path: None)
+    (given,) = seen  # bfloat16 would make 191 of it
+    torch.testing.assert_close(given, torch.tensor([[191.37, 3.25]] * 2), atol=0, rtol=0)
