@@ -118,6 +118,45 @@ def repeatability(table: pd.DataFrame) -> str:
     return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
 
 
+def keypoints(table: pd.DataFrame) -> str:
+    """Render the share of points found again by another sensor, or by the same one."""
+    columns = {"points": "points / image", "pairs": "pairs"}
+    shown = table.assign(points=table["points"].round().astype(int)).drop(columns=["commit", "machine", "date"])
+    return markdown(shown.rename(columns=columns).map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+def keypoint_scenes(table: pd.DataFrame) -> str:
+    """Render our repeatability on six scenes beside the paper's on its own."""
+    columns = {
+        "paper": "the paper's, on its scene",
+        "repeatability": "ours",
+        "chance": "chance",
+        "points_optical": "points, optical",
+        "points_sar": "points, SAR",
+        "repeatability_300": "ours, 300 points",
+    }
+    shown = table[["scene", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
+def registration(table: pd.DataFrame) -> str:
+    """Render how often optical and SAR scenes are laid on each other."""
+    columns = {
+        "cases": "pairs",
+        "under_5": "under 5 px",
+        "under_10": "under 10 px",
+        "accepted": "accepted",
+        "accepted_under_5": "accepted, under 5 px",
+        "accepted_under_10": "accepted, under 10 px",
+        "accepted_over_20": "accepted, over 20 px",
+        "absent": "absent pairs",
+        "absent_accepted": "absent accepted",
+        "calibration_error": "calibration error",
+    }
+    shown = table[["set", "method", *columns]].rename(columns=columns)
+    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+
+
 def blobs_speed(table: pd.DataFrame) -> str:
     """Render the times on crops of 512 × 512 px."""
     columns = {"fiducial_seconds": "fiducial detect / s", "blob_log_seconds": "blob_log / s", "ratio": "time ratio"}
@@ -132,6 +171,10 @@ RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
     "blobs_crowds": crowds,
     "blobs_repeatability": repeatability,
     "blobs_speed": blobs_speed,
+    "keypoints_repeatability": keypoints,
+    "keypoints_same_sensor": keypoints,
+    "keypoints_scenes": keypoint_scenes,
+    "keypoints_registration": registration,
 }
 
 

@@ -175,6 +175,17 @@ def match_points(
     return partner
 
 
+def repeatability(a_yx: Float64[np.ndarray, "n 2"], b_yx: Float64[np.ndarray, "m 2"], reach_px: float) -> float:
+    """Return the share of points of each view within `reach_px` of a point of the other, the mean of both views.
+
+    Both are in one frame. NaN if either view has no points.
+    """
+    if not len(a_yx) or not len(b_yx):
+        return float("nan")
+    apart_a, apart_b = cKDTree(b_yx).query(a_yx)[0], cKDTree(a_yx).query(b_yx)[0]
+    return float(((apart_a <= reach_px).mean() + (apart_b <= reach_px).mean()) / 2)
+
+
 def blob_reach(radius: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """Return how far from the center of a blob a detection may lie to count as that blob: max(2 px, r / 2)."""
     return np.maximum(2.0, radius / 2)

@@ -91,3 +91,13 @@ def test_quad_iou_of_nearly_equal_quadrilaterals_is_nearly_one(rng: np.random.Ge
 def test_scores_without_cases_are_nan() -> None:
     assert np.isnan(metrics.auroc(np.zeros(0), np.ones(2)))
     assert np.isnan(metrics.false_accept_rate(np.ones(2), np.zeros(0)))
+
+
+def test_repeatability_is_the_mean_of_both_views_and_nan_without_points() -> None:
+    a = np.array([[0.0, 0], [10, 10], [20, 20], [40, 7]])
+    b = np.array([[0.0, 2], [11, 10], [10, 12], [30, 30], [22.5, 20], [50, 50]])  # two of a are near b, three of b near a
+    assert metrics.repeatability(a, b, 2.0) == pytest.approx((2 / 4 + 3 / 6) / 2)
+    assert metrics.repeatability(b[:1], a, 2.0) == pytest.approx((1 + 1 / 4) / 2)
+    assert metrics.repeatability(a, a + 100, 2.0) == 0
+    assert np.isnan(metrics.repeatability(a, np.zeros((0, 2)), 2.0))
+    assert np.isnan(metrics.repeatability(np.zeros((0, 2)), a, 2.0))

@@ -1,0 +1,236 @@
+"""Measure `register` on optical and SAR scenes displaced by a known similarity, beside SIFT and ORB with MAGSAC++.
+
+    python benchmarks/keypoints_registration.py --data ../shared/data
+    python benchmarks/keypoints_registration.py --data ../shared/data --cases 12 --only sift,orb --out /tmp/results
+    python benchmarks/keypoints_registration.py --data ../shared/data --cases 0 --speed 12
+
+Cases come from the scenes that recipes/keypoints_data.py sets aside to measure on. The fixed image is a crop of 512 × 512 px by
+one sensor; the moving one has the same size and is resampled from the other sensor's whole tile, 0 where that has ended. In
+half of the cases the roles are swapped. Two sets: any angle, scale 0.6 to 1.6; and within ±10°, 0.9 to 1.1; both shifted by up
+to 15 % of the side each way. A third as many pairs are absent: the moving image is of a scene that does not touch the fixed
+one's.
+
+The error is the mean distance between where the transform found and the true one put the points of a grid over the common area,
+in pixels of the fixed image. `under_5`, `under_10`: shares of all present cases, accepted or not (without a transform: not
+under); `accepted_under_5`, `accepted_under_10`: of the accepted ones. `accepted_over_20` and `absent_accepted` are counts. SIFT
+and ORB are taken to accept what 10 inliers support; they state no probability.
+
+Times (`keypoints_speed`) are wall clock, of present pairs: run it while nothing else runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from keypoints_baselines import Answer, Picture, register_orb, register_sift
+from result_files import FOLDER, write_result
+
+from fiducial import api
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, shift, similarity
+from fiducial.datasets import AlignedPair, read_aligned
+from fiducial.metrics import calibration_error
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from keypoints_data import VALIDATED
+
+SEED = 11
+SHIFT, GRID = 0.15, 33  # largest shift in parts of the side; points along a side of the grid
+GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0
+PRESENT_TO_ABSENT = 3
+SAVE_EVERY = 64  # cases
+NAMES = {"ours": "fiducial register", "sift": "SIFT and MAGSAC++", "orb": "ORB and MAGSAC++"}
+
+Register = Callable[[Picture, Picture], Answer]
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """How far pairs of a set are apart: angles up to `turn_deg` either way, and a range of scales."""
+
+    name: str
+    turn_deg: float
+    scales: tuple[float, float]
+
+
+SETS = (Displacement("any angle, scale 0.6-1.6", 180.0, (0.6, 1.6)), Displacement("±10°, scale 0.9-1.1", 10.0, (0.9, 1.1)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A moving and a fixed image and how the one lies on the other; None if they show different scenes."""
+
+    moving: Picture
+    fixed: Picture
+    moving_to_fixed: Matrix | None
+    swapped: bool
+
+
+def draw_transform(rng: np.random.Generator, displacement: Displacement, side: int) -> Matrix:
+    """Draw a similarity about the images' middle; its scale is the size of a moving pixel in fixed ones."""
+    angle = float(rng.uniform(-displacement.turn_deg, displacement.turn_deg))
+    scale = float(np.exp(rng.uniform(*np.log(displacement.scales))))
+    y, x = image_center_yx((side, side))
+    dy, dx = rng.uniform(-SHIFT, SHIFT, 2) * side
+    return shift(y + dy, x + dx) @ similarity(scale, angle) @ shift(-y, -x)
+
+
+def draw_start(rng: np.random.Generator, moving_to_fixed: Matrix, side: int, full: int) -> tuple[int, int]:
+    """Draw the first pixel of the fixed crop so that the moving image leaves the tile as little as can be."""
+    corners = apply_transform(moving_to_fixed, corners_yx((side, side)))
+    least, most = np.maximum(-corners.min(axis=0), 0), np.minimum(full - 1 - corners.max(axis=0), full - side)
+    start = np.where(least <= most, rng.uniform(np.minimum(least, most), most), (least + most) / 2)
+    y, x = np.clip(start, 0, full - side).astype(int).tolist()
+    return y, x
+
+
+def look(tile: Picture, view: Matrix, side: int) -> Picture:
+    """Resample a tile along a view (from the result's pixels to the tile's), blurred before if that reduces it; 0 beyond."""
+    scale = float(np.sqrt(np.linalg.det(view[:2, :2])))
+    sigma = 0.5 * np.sqrt(max(scale**2 - 1, 0.0))
+    smooth = cv2.GaussianBlur(tile, (0, 0), sigma) if sigma > 0.2 else tile
+    return cv2.warpPerspective(smooth, view, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def draw_case(pairs: Sequence[AlignedPair], which: int, number: int, side: int, *, present: bool) -> Case:
+    """Draw a case of a set by its number alone."""
+    rng = np.random.default_rng([SEED, which, number, present])
+    own = number % len(pairs)
+    other = own if present else (own + len(pairs) // 2) % len(pairs)  # the tiles are listed so that these do not touch
+    swapped = bool(number // len(pairs) % 2)
+    fixed, moving = (pairs[own].b, pairs[other].a) if swapped else (pairs[own].a, pairs[other].b)
+    true = draw_transform(rng, SETS[which], side)
+    y, x = draw_start(rng, true, side, min(fixed.shape))
+    seen = look(moving, shift(y, x) @ true, side)
+    return Case(seen, fixed[y : y + side, x : x + side].copy(), true if present else None, swapped)
+
+
+def mean_error_px(found: Matrix, true: Matrix, side: int) -> float:
+    """Return the mean distance between two transforms over the common area, in pixels of the fixed image."""
+    ordinates = np.linspace(0, side - 1, GRID)
+    fixed_yx = np.stack(np.meshgrid(ordinates, ordinates, indexing="ij"), axis=-1).reshape(-1, 2)
+    moving_yx = apply_transform(np.linalg.inv(true), fixed_yx)
+    common = ((moving_yx >= 0) & (moving_yx <= side - 1)).all(axis=1)
+    apart = np.linalg.norm(apply_transform(found, moving_yx[common]) - fixed_yx[common], axis=1)
+    return float(apart.mean())
+
+
+def register_ours(weights: Path | None, moving: Picture, fixed: Picture) -> Answer:
+    found = api.register(moving, fixed, weights=weights)
+    return Answer(found.moving_to_fixed, found.accepted, found.score)
+
+
+def measure_case(case: Case, methods: Mapping[str, Register]) -> list[dict[str, object]]:
+    """Return a row for each method."""
+    rows = []
+    for name, register in methods.items():
+        answer, error = register(case.moving, case.fixed), np.nan
+        if answer.moving_to_fixed is not None and case.moving_to_fixed is not None:
+            error = mean_error_px(answer.moving_to_fixed, case.moving_to_fixed, case.fixed.shape[0])
+        present = case.moving_to_fixed is not None
+        row = {"method": name, "present": present, "swapped": case.swapped, "error_px": error}
+        rows.append(row | {"accepted": answer.accepted, "score": answer.score})
+    return rows
+
+
+def summarize(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of each set and method."""
+    table = []
+    for (name, method), own in rows.groupby(["set", "method"], sort=False):
+        present, absent = own[own.present], own[~own.present]
+        sure, stated = present[present.accepted], own[own.score.notna()]
+        row = {"set": name, "method": method, "cases": len(present), "absent": len(absent)}
+        row |= {"under_5": (present.error_px < GOOD_PX).mean(), "under_10": (present.error_px < FAIR_PX).mean()}
+        row |= {"accepted": present.accepted.mean()}
+        row |= {"accepted_under_5": (sure.error_px < GOOD_PX).mean(), "accepted_under_10": (sure.error_px < FAIR_PX).mean()}
+        row |= {"accepted_over_20": int((sure.error_px > WRONG_PX).sum()), "absent_accepted": int(absent.accepted.sum())}
+        good = (stated.error_px < GOOD_PX).to_numpy()
+        table.append(row | {"calibration_error": calibration_error(stated.score.to_numpy(dtype=np.float64), good)})
+    return pd.DataFrame(table)
+
+
+def numbers(cases: int, every: int) -> list[tuple[int, bool]]:
+    """Return every N-th of the present and of the absent cases' numbers, in an order that is drawn once and for all."""
+    order = np.random.default_rng(SEED)
+    present, absent = (order.permutation(n)[::every].tolist() for n in (cases, cases // PRESENT_TO_ABSENT))
+    return [(n, True) for n in present] + [(n, False) for n in absent]
+
+
+def measure_cases(
+    pairs: Sequence[AlignedPair], chosen: list[tuple[int, bool]], side: int, methods: Mapping[str, Register], out: Path
+) -> pd.DataFrame:
+    """Return a row for each case and method, and write the scores, now and then those of the cases so far."""
+    rows: list[dict[str, object]] = []
+    todo = [(which, number, present) for number, present in chosen for which in range(len(SETS))]
+    for done, (which, number, present) in enumerate(todo, start=1):
+        case = draw_case(pairs, which, number, side, present=present)
+        own = [{"set": SETS[which].name, "number": number, **row} for row in measure_case(case, methods)]
+        rows += own
+        if done % 8 == 0 or done == len(todo):
+            print(f"{done} of {len(todo)} pairs", file=sys.stderr, flush=True)
+        if done % SAVE_EVERY == 0 or done == len(todo):
+            write_result("keypoints_registration", summarize(pd.DataFrame(rows)), out)
+    return pd.DataFrame(rows)
+
+
+def median_seconds(register: Register, cases: Sequence[Case]) -> float:
+    runs = []
+    for case in [cases[0], *cases]:  # the first to warm up
+        start = perf_counter()
+        register(case.moving, case.fixed)
+        runs.append(perf_counter() - start)
+    return float(np.median(runs[1:]))
+
+
+def measure_speed(pairs: Sequence[AlignedPair], runs: int, side: int, methods: Mapping[str, Register]) -> pd.DataFrame:
+    """Time present pairs of each set; `ratio` is a method's time over SIFT's."""
+    rows = []
+    for which, displacement in enumerate(SETS):
+        cases = [draw_case(pairs, which, number, side, present=True) for number in range(runs)]
+        seconds = {name: median_seconds(register, cases) for name, register in methods.items()}
+        base = seconds.get(NAMES["sift"], np.nan)
+        rows += [
+            {"set": displacement.name, "method": name, "side_px": side, "pairs": runs, "seconds": own, "ratio": own / base}
+            for name, own in seconds.items()
+        ]
+        print(f"timed {runs} pairs, {displacement.name}", file=sys.stderr, flush=True)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with volkov")
+    parser.add_argument("--cases", type=int, default=192, help="present pairs of each set; a third as many absent ones more")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th case")
+    parser.add_argument("--size", type=int, default=512, help="side of the images in pixels")
+    parser.add_argument("--speed", type=int, default=12, help="pairs of each set to time; 0 for none")
+    parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
+    parser.add_argument("--weights", type=Path, default=None, help="of keypoints; the shipped ones by default")
+    parser.add_argument("--rows", type=Path, default=None, help="file for a row of each case and method")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
+    args = parser.parse_args()
+    chosen = args.only.split(",")
+    if set(chosen) - set(NAMES):
+        parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    known: dict[str, Register] = {"ours": partial(register_ours, args.weights), "sift": register_sift, "orb": register_orb}
+    methods = {NAMES[name]: known[name] for name in NAMES if name in chosen}
+    pairs = read_aligned(args.data / "volkov", VALIDATED)
+    rows = measure_cases(pairs, numbers(args.cases, args.every), args.size, methods, args.out)
+    if args.rows is not None:
+        rows.to_csv(args.rows, index=False)
+    if args.speed:
+        write_result("keypoints_speed", measure_speed(pairs, args.speed, args.size, methods), args.out)
+
+
+if __name__ == "__main__":
+    main()
