@@ -109,6 +109,38 @@ def from_corner_frame(matrix: Float[np.ndarray, "3 3"]) -> Matrix:
     return np.asarray(matrix, dtype=np.float64) @ shift(0.5, 0.5)
 
 
+def to_corner_frame(matrix: Float[np.ndarray, "3 3"]) -> Matrix:
+    """Convert a transform that takes pixels of the house frame to one that takes (x, y) from the image's corner (GDAL)."""
+    return np.asarray(matrix, dtype=np.float64) @ shift(-0.5, -0.5)
+
+
+def yx_to_corner_xy(yx: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+    """Convert points of the house frame to x, y counted from the image's corner."""
+    return np.asarray(yx, dtype=np.float64)[:, ::-1] + 0.5
+
+
+def corner_xy_to_yx(xy: Float[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+    """Convert points x, y counted from the image's corner to the house frame."""
+    return np.asarray(xy, dtype=np.float64)[:, ::-1] - 0.5
+
+
+def facing(matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Matrix:
+    """Return the same transform with a third coordinate of 1 at the center of the image of `size` that it maps.
+
+    Where the third coordinate of it, or of its inverse, is not positive lies what a homography sees behind itself.
+
+    Raises:
+        ValueError: the center goes to infinity.
+    """
+    cy, cx = image_center_yx(size)
+    third = float(matrix[2] @ np.array([cx, cy, 1.0]))
+    if not np.isfinite(third) or third == 0:
+        raise ValueError(
+            f"the center of an image of {size} must stay finite, {np.asarray(matrix).tolist()} takes it to infinity"
+        )
+    return np.asarray(matrix, dtype=np.float64) / third
+
+
 def window_to_image(window_yx: tuple[int, int]) -> Matrix:
     """Return the transform from pixels of a crop to those of the image; `window_yx` is the crop's first pixel."""
     return shift(*window_yx)

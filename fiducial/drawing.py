@@ -2,12 +2,12 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Bool, Float64, Shaped, UInt8
 from PIL import Image as PillowImage
 
-from fiducial.coords import Matrix, apply_transform, resize_transform, yx_to_pixel_edges
+from fiducial.coords import Matrix, apply_transform, corners_yx, facing, resize_transform, yx_to_pixel_edges
 from fiducial.images import to_gray
-from fiducial.records import Blobs, Defects, Places
+from fiducial.records import Blobs, Defects, Keypoints, Places, Registration
 
 OVERLAY_PX = 4096  # longest side of an overlay
 _READABLE_PX = 900  # smaller sources are enlarged towards it, so that what is written on them can be read
@@ -21,6 +21,8 @@ _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 _LIKELY = ((0.5, (255, 130, 0)), (0.75, (250, 220, 60)), (1.0, (0, 225, 185)))
 _DOT_FROM_PX = 4.0  # least radius, on the canvas, of a circle that leaves room for a dot at its center
 _EDGED_FROM_PX = 8.0  # and of one that gets dark edges, which set it off from bright images
+_SQUARES = 8  # of a checkerboard, along the picture's shorter side
+_FAR_PX = 2**20  # corners farther away than this, on the canvas, are not drawn
 _SHIFT = 6  # fractional bits of coordinates handed to OpenCV
 
 
@@ -90,13 +92,7 @@ def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> Pil
     The color tells the probability: orange at 0.5 and below, over yellow, to blue-green at 1. 8-bit color is shown in color,
     any other image in gray. A small image is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
     """
-    if image is None:
-        factor = min(1.0, OVERLAY_PX / max(record.size))
-        canvas = np.zeros((max(1, round(record.size[0] * factor)), max(1, round(record.size[1] * factor)), 3), np.uint8)
-    else:
-        canvas = _in_color(image)
-    enlarged = max(1, round(_READABLE_PX / max(canvas.shape[:2])))
-    canvas = cv2.resize(canvas, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_LINEAR)
+    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else _in_color(image))
     size = (canvas.shape[0], canvas.shape[1])
     to_canvas = resize_transform(record.size, size)
     center_yx = apply_transform(to_canvas, record.yx)
@@ -113,6 +109,118 @@ def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> Pil
     text = f"{record.count} blob{'s' * (record.count != 1)} ({record.count_interval[0]} to {record.count_interval[1]})"
     _write(canvas, text, (6, size[0] - 8), 1.3 * font, _likely(1.0))
     return PillowImage.fromarray(canvas)
+
+
+def draw_keypoints(record: Keypoints, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
+    """Draw a dot at each point over the image or a reduced copy of it, and how many there are.
+
+    The color tells the score: orange at 0, over yellow, to blue-green at 1. 8-bit color is shown in color, any other image in
+    gray. A small image is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
+    """
+    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else _in_color(image))
+    size = (canvas.shape[0], canvas.shape[1])
+    at_yx = apply_transform(resize_transform(record.size, size), record.yx)
+    for i in np.argsort(record.score, kind="stable").tolist():  # the best last, on top
+        _dot(canvas, at_yx[i], _likely((1 + float(record.score[i])) / 2))
+    font = max(0.5, max(size) / 1500)
+    _write(canvas, f"{len(record)} point{'s' * (len(record) != 1)}", (6, size[0] - 8), 1.3 * font, _likely(1.0))
+    return PillowImage.fromarray(canvas)
+
+
+def draw_registration(
+    record: Registration, fixed: Shaped[np.ndarray, "h w *c"] | None, moving: Shaped[np.ndarray, "i j *d"] | None
+) -> PillowImage.Image:
+    """Draw the moving image in magenta over the fixed one in green, and the tie points: gray where both are equally bright.
+
+    Either image may be a reduced copy; the drawing has the fixed one's size, a small one is enlarged. Over black, at most
+    `OVERLAY_PX` a side, if the fixed image is not given. The magenta outline is the moving image's. What was found is drawn,
+    too, where it was refused.
+    """
+    size = _shown_size(record.fixed_size) if fixed is None else (fixed.shape[0], fixed.shape[1])
+    green = np.zeros(size, np.uint8) if fixed is None else _stretch(fixed)
+    magenta, _ = _lay(record, moving, size)
+    canvas = _enlarge(np.dstack([magenta, green, magenta]))
+    to_canvas = resize_transform(record.fixed_size, (canvas.shape[0], canvas.shape[1]))
+    if record.moving_to_fixed is not None:
+        matrix, corners = to_canvas @ facing(record.moving_to_fixed, record.moving_size), corners_yx(record.moving_size)
+        in_front = np.column_stack([corners[:, ::-1], np.ones(4)]) @ matrix[2] > 0
+        outline = apply_transform(matrix, corners) if in_front.all() else np.full((4, 2), np.inf)
+        if np.abs(outline).max() < _FAR_PX:
+            thickness = max(1, round(max(canvas.shape) / 1500))
+            cv2.polylines(canvas, [_points(outline)], isClosed=True, color=(255, 0, 255), thickness=thickness)
+    for at_yx in apply_transform(to_canvas, record.fixed_yx):
+        _dot(canvas, at_yx, (255, 225, 0))
+    _write_outcome(canvas, record)
+    return PillowImage.fromarray(canvas)
+
+
+def draw_checkerboard(
+    record: Registration, fixed: Shaped[np.ndarray, "h w *c"], moving: Shaped[np.ndarray, "i j *d"]
+) -> PillowImage.Image:
+    """Draw squares of the fixed image and of the moving one laid on it in turn, the fixed one also where that does not reach.
+
+    Both are shown in gray and may be reduced copies; the drawing has the fixed one's size, a small one is enlarged.
+    """
+    size = (fixed.shape[0], fixed.shape[1])
+    aligned, covered = _lay(record, moving, size)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    square = max(1, round(min(size) / _SQUARES))
+    turn = (rows // square + columns // square) % 2 == 1
+    board = np.where(turn & covered, aligned, _stretch(fixed))
+    canvas = _enlarge(np.repeat(board[..., None], 3, axis=2))
+    _write_outcome(canvas, record)
+    return PillowImage.fromarray(canvas)
+
+
+def _lay(
+    record: Registration, moving: Shaped[np.ndarray, "i j *c"] | None, size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """Return the moving image in gray on the fixed one's grid, drawn at `size`, and which pixels it covers; 0 elsewhere."""
+    if moving is None or record.moving_to_fixed is None:
+        return np.zeros(size, np.uint8), np.zeros(size, np.bool_)
+    shown = _stretch(moving)
+    to_fixed = resize_transform(record.fixed_size, size) @ facing(record.moving_to_fixed, record.moving_size)
+    matrix = to_fixed @ resize_transform((shown.shape[0], shown.shape[1]), record.moving_size)
+    factor = float(np.sqrt(np.abs(np.linalg.det(matrix))))  # size of its pixels on the canvas, at its center
+    if factor < 1:
+        less = (max(1, round(shown.shape[0] * factor)), max(1, round(shown.shape[1] * factor)))
+        matrix = matrix @ resize_transform(less, (shown.shape[0], shown.shape[1]))
+        shown = cv2.resize(shown, less[::-1], interpolation=cv2.INTER_AREA)
+    aligned = cv2.warpPerspective(shown, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    covered = cv2.warpPerspective(np.full_like(shown, 1), matrix, size[::-1], flags=cv2.INTER_NEAREST) > 0
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    by_x, by_y, alone = np.linalg.inv(matrix)[2].tolist()
+    covered &= by_x * columns + by_y * rows + alone > 0  # a homography mirrors what lies behind it
+    return np.where(covered, aligned, np.uint8(0)), covered
+
+
+def _write_outcome(canvas: UInt8[np.ndarray, "h w 3"], record: Registration) -> None:
+    counted = f"{len(record)} tie point{'s' * (len(record) != 1)}"
+    if record.accepted:
+        text, color = f"error about {record.error_px:.2g} px, {counted}", (240, 240, 240)
+    else:
+        text, color = f"refused: probability {record.score:.2f}, {counted}", (255, 190, 0)
+    font = 1.3 * max(0.5, max(canvas.shape) / 1500)
+    _write(canvas, text, (6, canvas.shape[0] - 8), font, color)
+
+
+def _dot(canvas: UInt8[np.ndarray, "h w 3"], at_yx: Float64[np.ndarray, "2"], color: tuple[int, int, int]) -> None:
+    """Draw a small dot with a dark edge, to parts of a pixel."""
+    at_xy, radius = [round(v * 2**_SHIFT) for v in at_yx[::-1].tolist()], max(2, round(max(canvas.shape) / 450))
+    cv2.circle(canvas, at_xy, (radius + 1) << _SHIFT, (20, 20, 20), -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(canvas, at_xy, radius << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
+
+
+def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size at which an image is drawn that is not given."""
+    factor = min(1.0, OVERLAY_PX / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _enlarge(canvas: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "k l 3"]:
+    """Return a small canvas enlarged by a whole factor, so that what is written on it can be read."""
+    factor = max(1, round(_READABLE_PX / max(canvas.shape)))
+    return cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
 
 
 def _likely(probability: float) -> tuple[int, int, int]:
@@ -160,10 +268,14 @@ def _write(
 
 
 def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+    return np.repeat(_stretch(image)[..., None], 3, axis=2)
+
+
+def _stretch(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
+    """Return gray values with the 0.5th percentile brought to 0 and the 99.5th to 255; NaN is 0."""
     gray = np.nan_to_num(to_gray(image, "the image"))
     low, high = np.percentile(gray, [0.5, 99.5])
     if high <= low:
         low, high = float(gray.min()), float(gray.max())
     scale = 255 / (high - low) if high > low else 0.0
-    shown = np.clip((gray - low) * scale, 0, 255).astype(np.uint8)
-    return np.repeat(shown[..., None], 3, axis=2)
+    return np.clip((gray - low) * scale, 0, 255).astype(np.uint8)

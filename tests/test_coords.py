@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,27 @@ def test_cells_cover_the_pixels_around_their_centers() -> None:
 def test_corner_counted_transforms_move_by_half_a_pixel() -> None:
     world = np.array([[10.0, 0, 500], [0, -10, 900], [0, 0, 1]])
     np.testing.assert_allclose(coords.from_corner_frame(world) @ [0, 0, 1], [505, 895, 1])
+
+
+def test_corner_counted_points_and_transforms_convert_there_and_back() -> None:
+    world = np.array([[10.0, 0.5, 500], [0.25, -10, 900], [1e-3, 0, 1]])
+    np.testing.assert_allclose(coords.from_corner_frame(coords.to_corner_frame(world)), world)
+    yx = np.array([[0.0, 3.0], [-0.5, 8.25]])
+    np.testing.assert_array_equal(coords.yx_to_corner_xy(yx), [[3.5, 0.5], [8.75, 0]])
+    np.testing.assert_array_equal(coords.corner_xy_to_yx(coords.yx_to_corner_xy(yx)), yx)
+    corner = coords.yx_to_corner_xy(yx)[:, ::-1]
+    at = coords.apply_transform(coords.to_corner_frame(world), corner)
+    np.testing.assert_allclose(at, coords.apply_transform(world, yx))
+
+
+def test_a_facing_transform_is_the_same_and_positive_at_the_center() -> None:
+    matrix = -4 * np.array([[1.0, 0.2, 5], [0.1, 0.9, -3], [1e-3, 2e-3, 1]])
+    facing = coords.facing(matrix, (11, 31))
+    assert facing[2] @ (15, 5, 1) == pytest.approx(1)
+    yx = np.array([[1.0, 2.0], [7, 30]])
+    np.testing.assert_allclose(coords.apply_transform(facing, yx), coords.apply_transform(matrix, yx))
+    with pytest.raises(ValueError, match="infinity"):
+        coords.facing(np.array([[1.0, 0, 0], [0, 1, 0], [1, 0, -15]]), (11, 31))
 
 
 def test_boxes_convert_there_and_back() -> None:

@@ -18,7 +18,7 @@ LEVELS = (
     {"images", "device"},
     {"drawing", "geometry", "metrics", "augment"},
     {"crowds"},
-    {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled"},
+    {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled", "resampling"},
     set(FAMILIES),
     {"weights"},
     {"evaluate"},

@@ -21,10 +21,9 @@ from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi, roiwrite
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_blobs
 from fiducial.formats.parts import (
-    feature_collection,
-    map_xy,
     matrix_from_json,
     matrix_to_json,
+    point_collection,
     point_columns,
     provenance_from_json,
     provenance_to_json,
@@ -225,12 +224,11 @@ def blobs_to_geojson(record: Blobs) -> dict[str, Any]:
     know later GeoJSON alone expect longitude and latitude.
     """
     radii = {"radius_px": record.radius} | _radius_columns(record)
-    features = []
-    for i, xy in enumerate(map_xy(record, record.yx).tolist()):
-        properties = {"image": record.image, "probability": float(record.score[i])}
-        properties |= {name: float(radius[i]) for name, radius in radii.items()}
-        features.append({"type": "Feature", "properties": properties, "geometry": {"type": "Point", "coordinates": xy}})
-    return feature_collection(record, features)
+    properties = [
+        {"image": record.image, "probability": float(record.score[i])} | {name: float(own[i]) for name, own in radii.items()}
+        for i in range(len(record))
+    ]
+    return point_collection(record, record.yx, properties)
 
 
 def blobs_to_rois(record: Blobs) -> list[ImagejRoi]:

@@ -14,7 +14,15 @@ from jaxtyping import Int, Shaped
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_defects
-from fiducial.formats.parts import matrix_from_json, matrix_to_json, provenance_from_json, provenance_to_json, read_record
+from fiducial.formats.parts import (
+    matrix_from_json,
+    matrix_to_json,
+    number_from_json,
+    number_to_json,
+    provenance_from_json,
+    provenance_to_json,
+    read_record,
+)
 from fiducial.images import write_image, write_json, write_text
 from fiducial.records import Defects, InputError
 from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
@@ -78,7 +86,7 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         "verdict": record.verdict,
         "reason": record.reason,
         "template_to_sample": matrix_to_json(record.template_to_sample),
-        "alignment_score": _number(record.alignment_score),
+        "alignment_score": number_to_json(record.alignment_score),
         "coverage": record.coverage,
         "classes": list(record.classes),
         "defects": [
@@ -90,10 +98,6 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         "mask": {str(k): run_lengths(record.mask == k) for k in np.unique(record.mask[record.mask > 0]).tolist()},
         "provenance": provenance_to_json(record.provenance),
     }
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def defects_from_json(path: Path) -> Defects:
@@ -119,7 +123,7 @@ def _defects_from(stated: dict[str, Any]) -> Defects:
         area_px=np.array([d["area_px"] for d in defects], np.int64),
         classes=tuple(stated["classes"]),
         template_to_sample=matrix_from_json(stated["template_to_sample"]),
-        alignment_score=float("nan") if stated["alignment_score"] is None else stated["alignment_score"],
+        alignment_score=number_from_json(stated["alignment_score"]),
         coverage=stated["coverage"],
         verdict=stated["verdict"],
         reason=stated["reason"],

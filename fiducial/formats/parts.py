@@ -1,6 +1,7 @@
 """Parts of files that records of several kinds share: where points lie, what an answer was made with, JSON read back."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,20 +9,19 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float64
 
-from fiducial.coords import Matrix, apply_transform, yx_to_pixel_edges
-from fiducial.records import Blobs, InputError, Places, Provenance
+from fiducial.coords import Matrix, apply_transform, yx_to_corner_xy
+from fiducial.records import Blobs, InputError, Keypoints, Places, Provenance, Registration
 
 RecordT = TypeVar("RecordT")
+Mapped = Places | Blobs | Keypoints | Registration  # records whose points lie in an image with a pixel size, or on a map
 
 
-def unit_name(record: Places | Blobs) -> str:
+def unit_name(record: Mapped) -> str:
     """Return the record's unit as names of columns have it, in letters that every keyboard has."""
     return (record.unit or "µm").replace("µ", "u")
 
 
-def point_columns(
-    record: Places | Blobs, yx: Float64[np.ndarray, "n 2"], name: str = ""
-) -> dict[str, Float64[np.ndarray, " n"]]:
+def point_columns(record: Mapped, yx: Float64[np.ndarray, "n 2"], name: str = "") -> dict[str, Float64[np.ndarray, " n"]]:
     """Return points in the unit, if the record states a pixel size, and on the map, if it has one; `name` begins each column's.
 
     Both are counted as pixels are: the center of pixel (0, 0) lies at 0 in the unit.
@@ -36,17 +36,26 @@ def point_columns(
     return columns
 
 
-def map_xy(record: Places | Blobs, yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
+def map_xy(record: Mapped, yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
     """Return points as x, y: in map coordinates where the record has them, else in pixels from the image's corner."""
     if record.pixel_to_world is None:
-        return yx_to_pixel_edges(np.hstack([yx, yx]))[:, 1::-1]
+        return yx_to_corner_xy(yx)
     return apply_transform(record.pixel_to_world, yx)[:, ::-1]
 
 
-def feature_collection(record: Places | Blobs, features: list[dict[str, Any]]) -> dict[str, Any]:
+def feature_collection(record: Mapped, features: list[dict[str, Any]]) -> dict[str, Any]:
     """Return GeoJSON that names the reference system, if there is one, as GeoJSON of 2008 did, by its WKT."""
     named = {} if record.crs is None else {"crs": {"type": "name", "properties": {"name": record.crs}}}
     return {"type": "FeatureCollection", "features": features} | named
+
+
+def point_collection(record: Mapped, yx: Float64[np.ndarray, "n 2"], properties: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return points as GeoJSON, as `map_xy` places them, each with its properties."""
+    features = [
+        {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy}}
+        for stated, xy in zip(properties, map_xy(record, yx).tolist(), strict=True)
+    ]
+    return feature_collection(record, features)
 
 
 def provenance_to_json(provenance: Provenance) -> dict[str, Any]:
@@ -72,6 +81,16 @@ def matrix_to_json(matrix: Matrix | None) -> list[list[float]] | None:
 def matrix_from_json(rows: list[list[float]] | None) -> Matrix | None:
     """Return the transform of these rows."""
     return None if rows is None else np.array(rows, np.float64)
+
+
+def number_to_json(value: float) -> float | None:
+    """Return a number; null for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value
+
+
+def number_from_json(stated: float | None) -> float:
+    """Return the number that `number_to_json` described."""
+    return math.nan if stated is None else float(stated)
 
 
 def read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT]) -> RecordT:
