@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from fiducial import weights
 from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.geometry import equalize, tone_curve
-from fiducial.keypoints.loss import Truth, contrast_loss, huber_loss, on_grid_of_a
-from fiducial.keypoints.network import Config, KeypointNet, Output
-from fiducial.keypoints.samples import Batch, Pool, batch_loss, collate, make_sample
+from fiducial.landmarks.loss import Truth, contrast_loss, huber_loss, on_grid_of_a
+from fiducial.landmarks.network import Config, KeypointNet, Output
+from fiducial.landmarks.samples import Batch, Pool, batch_loss, collate, make_sample
 from fiducial.metrics import repeatability
 from fiducial.train.loop import Schedule, Task, fit
 

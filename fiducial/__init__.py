@@ -5,20 +5,38 @@ from typing import TYPE_CHECKING
 from fiducial.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fiducial.api import detect, inspect, locate
-    from fiducial.records import Blobs, Defects, Image, InputError, Places
+    from fiducial.api import detect, inspect, keypoints, locate, register
+    from fiducial.records import Blobs, Defects, Image, InputError, Keypoints, Places, Registration
 
-__all__ = ["Blobs", "Defects", "Image", "InputError", "Places", "__version__", "detect", "inspect", "locate"]
+__all__ = [
+    "Blobs",
+    "Defects",
+    "Image",
+    "InputError",
+    "Keypoints",
+    "Places",
+    "Registration",
+    "__version__",
+    "detect",
+    "inspect",
+    "keypoints",
+    "locate",
+    "register",
+]
 
 _HOMES = {
     "detect": "fiducial.api",
     "inspect": "fiducial.api",
+    "keypoints": "fiducial.api",
     "locate": "fiducial.api",
+    "register": "fiducial.api",
     "Blobs": "fiducial.records",
     "Defects": "fiducial.records",
     "Image": "fiducial.records",
     "InputError": "fiducial.records",
+    "Keypoints": "fiducial.records",
     "Places": "fiducial.records",
+    "Registration": "fiducial.records",
 }
 
 

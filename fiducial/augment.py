@@ -157,3 +157,8 @@ def add_shot_noise(image: Gray, rng: np.random.Generator, sigma: float) -> Gray:
     """Add noise whose deviation grows with the root of the intensity, `sigma` at intensity 1."""
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     return image + noise * np.sqrt(np.clip(image, 0.05, None)) * np.float32(sigma)
+
+
+def add_speckle(image: Gray, rng: np.random.Generator, looks: float) -> Gray:
+    """Multiply each pixel by a gamma variate of mean 1 and variance 1 / looks: the speckle of coherent imaging."""
+    return image * rng.standard_gamma(looks, image.shape, dtype=np.float32) / np.float32(looks)

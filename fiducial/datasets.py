@@ -164,6 +164,38 @@ def read_textures(folders: tuple[Path, ...], longest_px: int = 700) -> list[UInt
     return [_shrink(_read_texture(path), longest_px) for folder in folders for path in list_images(folder)]
 
 
+@dataclass(frozen=True)
+class AlignedPair:
+    """Two images of one scene by different sensors, pixel on pixel. A name is unique within a dataset."""
+
+    name: str
+    a: UInt8[np.ndarray, "h w"]
+    b: UInt8[np.ndarray, "h w"]
+
+
+ALIGNED_FOLDERS = (("a", "b"), ("opt", "sar"))
+
+
+def read_aligned(root: Path, names: tuple[str, ...] = ()) -> tuple[AlignedPair, ...]:
+    """Read the pairs of `a/` and `b/`, or `opt/` and `sar/` (Volkov's layout), that share a name; only those named if any are.
+
+    Raises:
+        InputError: no such folders, a name without its partner, or two images of a pair that differ in size.
+    """
+    for first, second in ALIGNED_FOLDERS:
+        if (root / first).is_dir() and (root / second).is_dir():
+            paths = [path for path in list_images(root / first) if not names or path.stem in names]
+            return tuple(_read_aligned(path, root / second) for path in paths)
+    raise InputError(f"expected folders a/ and b/, or opt/ and sar/, of aligned images in {root}, found neither")
+
+
+def _read_aligned(path: Path, partners: Path) -> AlignedPair:
+    a, b = _read_texture(path), _read_texture(_existing(partners / path.stem, ""))
+    if a.shape != b.shape:
+        raise InputError(f"the images of a pair must have one size, {path.stem} has {a.shape} in {path.parent} and {b.shape}")
+    return AlignedPair(path.stem, a, b)
+
+
 def _read_texture(path: Path) -> UInt8[np.ndarray, "h w"]:
     image = open_image(path)
     return to_gray(image.read(), image.name).round().astype(np.uint8) if image.dtype == np.uint8 else _read_normalized(path)

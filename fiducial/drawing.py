@@ -52,7 +52,7 @@ def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) ->
 
 
 def draw_places(
-    record: Places, source: Shaped[np.ndarray, "h w *c"] | None, query: Shaped[np.ndarray, "i j *c"] | None
+    record: Places, source: Shaped[np.ndarray, "h w *c"] | None, query: Shaped[np.ndarray, "i j *d"] | None
 ) -> PillowImage.Image:
     """Draw places over the source or a reduced copy of it; beside it the query, and what the source shows at the best place.
 

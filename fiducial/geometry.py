@@ -18,12 +18,21 @@ from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_tra
 Gray = Float32[np.ndarray, "_ _"]
 
 SURE = 0.9  # correlation at which no further candidate is tried
+_TONES = 1024  # knots of a tone curve
 _LIGHT_PX = 20.0  # what changes more slowly is taken for light
 _SIMPLER = 0.002  # gain in correlation that a less simple transform must bring
 _SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
 _SEARCH_PX = 128  # longest side during the exhaustive search
 _STRIPES = 0.45  # offsets of lines beside detail, in the median, from which an image counts as striped
 _BLUR_PX = 1.5  # before correlation: what alignment judges is larger than noise and edge jitter
+
+
+@dataclass(frozen=True)
+class ToneCurve:
+    """Gray values in increasing order, and what each becomes, from -1 to 1."""
+
+    values: Float32[np.ndarray, " n"]
+    ranks: Float32[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,26 @@ def local_contrast(image: Gray, range_px: float) -> Gray:
     variance = cv2.GaussianBlur(apart * apart, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
     floor = 0.04 * float(variance.mean()) + 1e-8
     return np.clip(apart / np.sqrt(variance + floor), -4, 4)
+
+
+def tone_curve(values: Float32[np.ndarray, " n"]) -> ToneCurve:
+    """Return the curve that spreads these gray values evenly over [-1, 1]: each goes to its mean rank among them.
+
+    It is the same for an image and for that image with any increasing change of tones. NaN and infinite values are left out;
+    if nothing is left, everything goes to 0.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return ToneCurve(np.zeros(1, np.float32), np.zeros(1, np.float32))
+    own, count = np.unique(finite, return_counts=True)
+    rank = (np.cumsum(count) - count / 2) / finite.size  # from 0 to 1
+    kept = np.unique(np.linspace(0, len(own) - 1, _TONES).round().astype(int))
+    return ToneCurve(own[kept].astype(np.float32), (2 * rank[kept] - 1).astype(np.float32))
+
+
+def equalize(image: Gray, curve: ToneCurve) -> Gray:
+    """Return an image's gray values along a curve; NaN becomes 0."""
+    return np.nan_to_num(np.interp(image, curve.values, curve.ranks), nan=0.0).astype(np.float32)
 
 
 def remove_stripes(image: Gray, range_px: float = 6.0) -> Gray:

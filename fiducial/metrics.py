@@ -182,8 +182,8 @@ def repeatability(a_yx: Float64[np.ndarray, "n 2"], b_yx: Float64[np.ndarray, "m
     """
     if not len(a_yx) or not len(b_yx):
         return float("nan")
-    apart_a, apart_b = cKDTree(b_yx).query(a_yx)[0], cKDTree(a_yx).query(b_yx)[0]
-    return float(((apart_a <= reach_px).mean() + (apart_b <= reach_px).mean()) / 2)
+    apart = (cKDTree(theirs).query(own)[0] for own, theirs in ((a_yx, b_yx), (b_yx, a_yx)))
+    return float(np.mean([np.mean(np.asarray(distance) <= reach_px) for distance in apart]))
 
 
 def blob_reach(radius: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

@@ -197,7 +197,7 @@ class Places:
         save_places(self, Path(path))
 
     def plot(
-        self, source: Shaped[np.ndarray, "h w *c"] | None = None, query: Shaped[np.ndarray, "i j *c"] | None = None
+        self, source: Shaped[np.ndarray, "h w *c"] | None = None, query: Shaped[np.ndarray, "i j *d"] | None = None
     ) -> PillowImage.Image:
         """Draw the places over `source` (its pixels; black if not given), and `query` beside it and into the best place."""
         from fiducial.drawing import draw_places  # noqa: PLC0415 (a record's door to the drawings above it)
@@ -263,3 +263,128 @@ class Blobs:
         from fiducial.drawing import draw_blobs  # noqa: PLC0415 (a record's door to the drawings above it)
 
         return draw_blobs(self, image)
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Points of an image that a view of the same scene by another sensor would show too, best first.
+
+    Attributes:
+        yx: in pixels. score: confidence from 0 to 1, 1 - exp(-O) of eq. (7); it ranks and is no probability.
+        descriptor: unit vectors that are alike for the same point in views of nearly the same angle and scale.
+        image: its name. size: its height and width in pixels.
+        pixel_size, unit, crs, pixel_to_world: of the image, as in `Image`.
+    """
+
+    yx: Float64[np.ndarray, "n 2"]
+    score: Float64[np.ndarray, " n"]
+    descriptor: Float32[np.ndarray, "n d"]
+    image: str
+    size: tuple[int, int]
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    crs: str | None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return len(self.score)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per point: y_px, x_px, score, and the place in the image's unit and on its map if it states them."""
+        from fiducial.formats.keypoints import keypoints_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return keypoints_to_frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record; the suffix chooses the format: .csv, .json, .geojson, .png (an overlay)."""
+        from fiducial.formats.keypoints import save_keypoints  # noqa: PLC0415 (a record's door to the formats above it)
+
+        save_keypoints(self, Path(path))
+
+    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
+        """Draw the points over `image` (its pixels), over black if it is not given."""
+        from fiducial.drawing import draw_keypoints  # noqa: PLC0415 (a record's door to the drawings above it)
+
+        return draw_keypoints(self, image)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """How a moving image lies on a fixed one.
+
+    Attributes:
+        moving_to_fixed: transform of (x, y, 1) from pixels of the moving image to pixels of the fixed one: the best that was
+            found, also when it is not accepted; None when nothing was found.
+        model: "shift", "similarity", "affine" or "homography".
+        moving_yx, fixed_yx: tie points that agree with the transform, in pixels of each image.
+        residual_px: distance between each tie point and where the transform puts it, in pixels of the fixed image.
+        error_px: what the mean error of the transform over the common area is estimated to be, in pixels of the fixed image,
+            from points that were held out and from the way back; NaN when nothing was found.
+        held_out_px: median distance of tie points from transforms that were estimated without them.
+        return_px: mean distance between this transform and the one estimated from the fixed to the moving image.
+        score: calibrated probability that the mean error is under 5 px.
+        accepted: whether the score reaches the least probability asked for. reason: if not, why.
+        start: where the search began: "map" (the files' georeference), "as they lie", or "searched" (all angles and scales).
+        correction: (dy, dx) that the transform adds to what the files' georeference states, at the center of the fixed image,
+            in map units; None unless both files state one.
+        moving_size, fixed_size: height and width in pixels.
+        pixel_size, unit, crs, pixel_to_world: of the fixed image, as in `Image`.
+    """
+
+    moving_to_fixed: Float64[np.ndarray, "3 3"] | None
+    model: str
+    moving_yx: Float64[np.ndarray, "m 2"]
+    fixed_yx: Float64[np.ndarray, "m 2"]
+    residual_px: Float64[np.ndarray, " m"]
+    error_px: float
+    held_out_px: float
+    return_px: float
+    score: float
+    accepted: bool
+    reason: str
+    start: str
+    correction: tuple[float, float] | None
+    moving: str
+    fixed: str
+    moving_size: tuple[int, int]
+    fixed_size: tuple[int, int]
+    pixel_size: tuple[float, float] | None
+    unit: str | None
+    crs: str | None
+    pixel_to_world: Float64[np.ndarray, "3 3"] | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        """Return the number of tie points."""
+        return len(self.moving_yx)
+
+    @property
+    def fixed_to_moving(self) -> Float64[np.ndarray, "3 3"] | None:
+        """The way back."""
+        return None if self.moving_to_fixed is None else np.linalg.inv(self.moving_to_fixed)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per tie point: its place in both images, on the map of the fixed one, and its residual."""
+        from fiducial.formats.registration import tie_points_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
+
+        return tie_points_to_frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record; the suffix chooses the format.
+
+        .csv, .geojson and .points (QGIS): the tie points; .json: the whole record; .transform.json: both 3×3 matrices;
+        .txt: a report of the error; .png: the tie points drawn.
+        """
+        from fiducial.formats.registration import save_registration  # noqa: PLC0415 (a record's door to the formats above it)
+
+        save_registration(self, Path(path))
+
+    def plot(
+        self, fixed: Shaped[np.ndarray, "h w *c"] | None = None, moving: Shaped[np.ndarray, "i j *d"] | None = None
+    ) -> PillowImage.Image:
+        """Draw the moving image in magenta over the fixed one in green where it lies on it, and the tie points."""
+        from fiducial.drawing import draw_registration  # noqa: PLC0415 (a record's door to the drawings above it)
+
+        return draw_registration(self, fixed, moving)

@@ -22,6 +22,8 @@ from fiducial.confidence import Calibration, CrowdCalibration, EvidenceCalibrati
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
 from fiducial.images import whole_file
+from fiducial.landmarks.network import Config as KeypointsConfig
+from fiducial.landmarks.network import KeypointNet
 from fiducial.places.network import FTFY, TripletNet
 from fiducial.places.network import Config as PlacesConfig
 from fiducial.records import InputError
@@ -32,16 +34,18 @@ FOLDER = Path(__file__).parent / "weights"
 SHIPPED: Mapping[str, tuple[str, str]] = {
     "blobs": ("blobs_slim.safetensors", "6fc618bee06129250d3e08f4977fe97db2e8835614cf30f19d81085da3e5c25d"),
     "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
+    "keypoints": ("keypoints_slim.safetensors", ""),
     "places": ("places_slim.safetensors", "4592c0fc3defab30c44dbe430f2db620f559e11e11eacbeef2acdbc5ef7e294a"),
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
 }
 
-Network = CADSN | BGNet | FTFY | TripletNet
+Network = CADSN | BGNet | KeypointNet | FTFY | TripletNet
 
 # What each file may hold: configuration, network and calibration. Triplets are what places are compared with.
 FAMILIES: Mapping[str, tuple[type[Any], type[Any], type[Any]]] = {
     "blobs": (BlobsConfig, CADSN, CrowdCalibration),
     "defects": (DefectsConfig, BGNet, Calibration),
+    "keypoints": (KeypointsConfig, KeypointNet, EvidenceCalibration),
     "places": (PlacesConfig, FTFY, EvidenceCalibration),
     "triplets": (PlacesConfig, TripletNet, Calibration),
 }

@@ -205,7 +205,7 @@ def test_calibration_on_good_boards_keeps_its_budget(tmp_path: Path) -> None:
 
 def test_options_are_written_alike_in_every_place() -> None:
     verb = signatures.signature(api.inspect).parameters
-    command = signatures.signature(cli.inspect).parameters
+    command = signatures.signature(cli.verbs.inspect).parameters
     options = set(verb) - {"sample", "template", "progress"}
     assert options <= set(command)
     for name in options - {"weights"}:

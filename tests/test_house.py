@@ -10,21 +10,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fiducial"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-FAMILIES = ("blobs", "defects", "places")
+FAMILIES = ("blobs", "defects", "landmarks", "places")
 
 LEVELS = (
     {"version", "coords"},
     {"records", "layers", "regions"},
     {"images", "device"},
-    {"drawing", "geometry", "metrics", "augment"},
-    {"crowds"},
+    {"drawing", "estimation", "geometry", "metrics", "augment"},
+    {"crowds", "georeference", "ties"},
     {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled", "resampling"},
+    {"scenes", "voting"},
     set(FAMILIES),
     {"weights"},
     {"evaluate"},
     {"train", "api"},
     {"runs"},
-    {"searches", "detections"},
+    {"searches", "detections", "registrations"},
     {"cli"},
 )
 # A record's save, to_frame and plot are doors to the formats and drawings above it.

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiducial.coords import apply_transform, cell_centers_yx, shift
-from fiducial.keypoints.loss import (
+from fiducial.landmarks.loss import (
     DELTA,
     STEP,
     TEMPERATURE,
@@ -26,7 +26,7 @@ from fiducial.keypoints.loss import (
     on_grid_of_a,
     to_cells,
 )
-from fiducial.keypoints.network import STRIDE, Config, KeypointNet, Output, confidence, paper, peakiness, slim
+from fiducial.landmarks.network import STRIDE, Config, KeypointNet, Output, confidence, paper, peakiness, slim
 from fiducial.layers import DeformableConv2d
 
 TINY = Config(channels=(4, 6, 6, 8, 8, 10), deformable_channels=6, context=(12, 14), descriptor=8)

@@ -9,8 +9,8 @@ import torch
 from fiducial import augment
 from fiducial.coords import apply_transform, image_center_yx, shift
 from fiducial.datasets import AlignedPair
-from fiducial.keypoints import samples
-from fiducial.keypoints.network import Config, KeypointNet
+from fiducial.landmarks import samples
+from fiducial.landmarks.network import Config, KeypointNet
 
 TINY = Config(channels=(4, 6, 6, 8, 8, 10), deformable_channels=6, context=(12, 14), descriptor=8)
 SIZE = 96

@@ -64,6 +64,13 @@ class Task(Generic[SampleT, BatchT]):
     loss: Callable[[nn.Module, BatchT], Tensor]
 
 
+class _Whole(Generic[BatchT]):
+    """Hold a batch whose numbers keep their precision: Fabric would round coordinates to bfloat16, whose step is 1 at 200."""
+
+    def __init__(self, batch: BatchT) -> None:
+        self.batch = batch
+
+
 class _Scored(nn.Module):
     """Put the loss inside the forward pass, where several devices expect it."""
 
@@ -71,8 +78,8 @@ class _Scored(nn.Module):
         super().__init__()
         self.network, self.loss = network, loss
 
-    def forward(self, batch: Any) -> Tensor:  # noqa: ANN401 (the task's batch)
-        return self.loss(self.network, batch)
+    def forward(self, whole: _Whole[Any]) -> Tensor:
+        return self.loss(self.network, whole.batch)
 
 
 class _Stream(IterableDataset[SampleT]):
@@ -125,7 +132,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * _rate(step, schedule)
             model.train()
-            value = model(next(batches))
+            value = model(_Whole(next(batches)))
             fabric.backward(value)
             fabric.clip_gradients(model, prepared, max_norm=schedule.clip_norm)
             prepared.step()

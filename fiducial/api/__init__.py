@@ -1,0 +1,25 @@
+"""The verbs: a path, an array or an `Image` in, a record out."""
+
+from fiducial.api.blobs import check_detection, detect, diameter_px, parse_diameter
+from fiducial.api.defects import calibrate, check_options, inspect
+from fiducial.api.loading import Source
+from fiducial.api.places import check_search, load_locator, locate
+from fiducial.api.registration import check_registration, keypoints, load_registrar, register
+
+__all__ = [
+    "Source",
+    "calibrate",
+    "check_detection",
+    "check_options",
+    "check_registration",
+    "check_search",
+    "detect",
+    "diameter_px",
+    "inspect",
+    "keypoints",
+    "load_locator",
+    "load_registrar",
+    "locate",
+    "parse_diameter",
+    "register",
+]

@@ -1,0 +1,106 @@
+"""Locate a query in a source."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fiducial import weights as weight_files
+from fiducial.api.loading import METERS, Source, check_evidence, version_of
+from fiducial.confidence import EvidenceCalibration
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.images import MAX_BYTES, as_image
+from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
+from fiducial.places.network import FTFY
+from fiducial.records import Image, InputError, Places, Progress, Provenance
+from fiducial.version import VERSION
+
+
+def locate(
+    query: Source,
+    source: Source,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    scale: float | tuple[float, float] | None = None,
+    most: int = 5,
+    min_probability: float = 0.5,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> Places:
+    """Find where in a source a zoomed-in query lies, at any angle, if it lies there at all.
+
+    Args:
+        query: the view to find: gray or RGB(A) (by luminance), at least 32 px a side.
+        source: the overview.
+        weights: a file of one's own; the shipped weights by default.
+        device: "auto" (CUDA if present), "cpu" or "cuda".
+        scale: size of a query's pixel in pixels of the source, within 10 %, or its least and largest value. By default it
+            follows from the pixel sizes if both files state them, and is 0.1 to 1 if not, as far as the query covers 24 px of
+            the source (12 px where the scale is stated).
+        most: how many places to return at most; no more than ten are ever verified to the end.
+        min_probability: the least calibrated probability of the best place at which the query counts as found.
+        max_bytes: budget for the pixels of one read.
+        progress: called with (parts done, parts in all).
+
+    Raises:
+        InputError: an image that cannot be read, is constant, has no finite value, is not gray or color, or is under 32 px a
+            side; a query larger than the source at every scale, or too small in it; pixels that are not square; options that
+            cannot be meant; weights that cannot be loaded or are not calibrated.
+    """
+    check_search(most, min_probability, scale)
+    sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)
+    scales = _scales(sought, overview, scale)
+    loaded, locator = load_locator(weights, device)
+    made = Provenance(
+        VERSION,
+        loaded.name,
+        loaded.sha256,
+        (
+            ("calibrated", loaded.calibration is not None),
+            ("least_scale", scales[0]),
+            ("largest_scale", scales[1]),
+            ("min_probability", min_probability),
+            ("most", most),
+        ),
+    )
+    return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=min_probability, progress=progress)
+
+
+def check_search(most: int, min_probability: float, scale: float | tuple[float, float] | None) -> None:
+    """Refuse options of `locate` that cannot be meant; raises InputError."""
+    if most < 1:
+        raise InputError(f"most must be at least 1, got {most}")
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    bounds = (scale, scale) if isinstance(scale, int | float) else scale
+    if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
+        raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
+
+
+def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
+    """Return the range of scales to search: as stated, as the pixel sizes say, or all."""
+    if isinstance(scale, tuple):
+        return scale
+    for image in (query, source):
+        if image.pixel_size and not 0.98 < image.pixel_size[0] / image.pixel_size[1] < 1.02:
+            raise InputError(f"pixels must be square, those of {image.name} measure {image.pixel_size}: resample it")
+    if scale is None and query.pixel_size and source.pixel_size and {query.unit, source.unit} <= set(METERS):
+        meters = [image.pixel_size[0] * METERS[image.unit] for image in (query, source) if image.pixel_size and image.unit]
+        scale = meters[0] / meters[1]
+    return SCALES if scale is None else (scale / 1.1, scale * 1.1)
+
+
+def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:
+    """Load weights once per process, device and version of the file."""
+    return _load_locator(None if weights is None else str(weights), device, version_of(weights))
+
+
+@lru_cache(maxsize=4)
+def _load_locator(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, PlaceLocator]:
+    loaded = weight_files.load("places", weights)
+    where = choose_device(device)
+    assert isinstance(loaded.network, FTFY)
+    check_evidence(loaded, EVIDENCE)
+    assert isinstance(loaded.calibration, EvidenceCalibration)
+    return loaded, PlaceLocator(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

@@ -1,0 +1,171 @@
+"""Find keypoints, and register images."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fiducial import weights as weight_files
+from fiducial.api.loading import METERS, Source, check_evidence, version_of
+from fiducial.confidence import EvidenceCalibration
+from fiducial.coords import Matrix, image_center_yx, shift, similarity
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.estimation import MODELS, Model
+from fiducial.georeference import stated_transform
+from fiducial.images import MAX_BYTES, as_image
+from fiducial.landmarks.network import KeypointNet
+from fiducial.landmarks.registrar import RANGE, ImageRegistrar, Search
+from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
+from fiducial.ties import EVIDENCE
+from fiducial.version import VERSION
+
+_NEAR = 1.12  # ratio of scales that a stated size of pixels leaves open
+_NEAR_DEG = 0.0  # and the angle that a georeference does
+
+
+def keypoints(
+    image: Source,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    most: int = 1000,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> Keypoints:
+    """Find points that a view of the same scene by another sensor would show too, best first.
+
+    Args:
+        image: gray or RGB(A) (by luminance), at least 48 px a side.
+        weights: a file of one's own; the shipped weights by default.
+        device: "auto" (CUDA if present), "cpu" or "cuda".
+        most: how many points to return at most.
+        max_bytes: budget for the pixels of one read.
+        progress: called with (tiles done, tiles in all).
+
+    Raises:
+        InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; options or
+            weights that cannot be meant or loaded.
+    """
+    if most < 1:
+        raise InputError(f"most must be at least 1, got {most}")
+    seen = as_image(image, max_bytes)
+    loaded, registrar = load_registrar(weights, device)
+    made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", most),))
+    return registrar.keypoints(seen, made, most, progress)
+
+
+def register(
+    moving: Source,
+    fixed: Source,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    model: str = "affine",
+    scale: float | tuple[float, float] | None = None,
+    turn_deg: float = 180.0,
+    use_map: bool = True,
+    min_probability: float = 0.5,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> Registration:
+    """Find how a moving image lies on a fixed one, whatever the sensors.
+
+    Args:
+        moving: the image to be laid: gray or RGB(A) (by luminance), at least 48 px a side.
+        fixed: the image to lay it on.
+        weights: a file of one's own; the shipped weights by default.
+        device: "auto" (CUDA if present), "cpu" or "cuda".
+        model: "shift", "similarity", "affine" or "homography".
+        scale: size of a moving pixel in fixed pixels, within 12 %, or its least and largest value. By default it follows from
+            the files' georeference or pixel sizes if both state them, and is 0.6 to 1.67 if not.
+        turn_deg: largest angle, either way, that is searched for; 0 takes the images as upright.
+        use_map: where both files are georeferenced, begin where they say; False searches as if they were not.
+        min_probability: least calibrated probability that the mean error is under 5 px at which the answer is accepted.
+        max_bytes: budget for the pixels of one read.
+        progress: called with (parts done, parts in all).
+
+    Raises:
+        InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; images that
+            do not overlap by their georeference; options that cannot be meant; weights that cannot be loaded or are not
+            calibrated.
+    """
+    known = check_registration(model, scale, turn_deg, min_probability)
+    laid, ground = as_image(moving, max_bytes), as_image(fixed, max_bytes)
+    search = _search(laid, ground, known, scale, turn_deg, use_map=use_map)
+    loaded, registrar = load_registrar(weights, device)
+    made = Provenance(
+        VERSION,
+        loaded.name,
+        loaded.sha256,
+        (
+            ("largest_scale", search.scales[1]),
+            ("least_scale", search.scales[0]),
+            ("min_probability", min_probability),
+            ("model", model),
+            ("turn_deg", search.turn_deg),
+            ("use_map", search.known),
+        ),
+    )
+    return registrar.register(laid, ground, made, search, min_probability=min_probability, progress=progress)
+
+
+def check_registration(model: str, scale: float | tuple[float, float] | None, turn_deg: float, min_probability: float) -> Model:
+    """Return the model; refuse options of `register` that cannot be meant; raises InputError."""
+    known = next((name for name in MODELS if name == model), None)
+    if known is None:
+        raise InputError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    bounds = (scale, scale) if isinstance(scale, int | float) else scale
+    if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
+        raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
+    if not 0 <= turn_deg <= 180:
+        raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg:g}")
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    return known
+
+
+def _search(
+    moving: Image, fixed: Image, model: Model, scale: float | tuple[float, float] | None, turn_deg: float, *, use_map: bool
+) -> Search:
+    """Return where to begin and what to search: about what the files state, or about their middles."""
+    stated = stated_transform(moving, fixed) if use_map else None
+    if stated is not None:
+        return Search(stated, True, (1 / _NEAR, _NEAR), _NEAR_DEG, model)
+    if model == "shift":
+        return Search(_middles(moving, fixed, 1.0), False, (1.0, 1.0), 0.0, model)
+    if scale is None:
+        scale = _ratio_of_pixels(moving, fixed)
+    bounds = RANGE if scale is None else scale if isinstance(scale, tuple) else (scale / _NEAR, scale * _NEAR)
+    middle = float(np.sqrt(bounds[0] * bounds[1]))
+    return Search(_middles(moving, fixed, middle), False, (bounds[0] / middle, bounds[1] / middle), turn_deg, model)
+
+
+def _middles(moving: Image, fixed: Image, scale: float) -> Matrix:
+    """Return the transform that lays middle on middle at a scale."""
+    (y, x), (v, u) = (image_center_yx(image.size) for image in (moving, fixed))
+    return shift(v, u) @ similarity(scale, 0.0) @ shift(-y, -x)
+
+
+def _ratio_of_pixels(moving: Image, fixed: Image) -> float | None:
+    """Return the size of a moving pixel in fixed ones, if both files state it in units of length."""
+    sizes = []
+    for image in (moving, fixed):
+        if image.pixel_size is None or image.unit not in METERS:
+            return None
+        sizes.append(float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])) * METERS[image.unit])
+    return sizes[0] / sizes[1]
+
+
+def load_registrar(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, ImageRegistrar]:
+    """Load weights once per process, device and version of the file."""
+    return _load_registrar(None if weights is None else str(weights), device, version_of(weights))
+
+
+@lru_cache(maxsize=4)
+def _load_registrar(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, ImageRegistrar]:
+    loaded = weight_files.load("keypoints", weights)
+    where = choose_device(device)
+    assert isinstance(loaded.network, KeypointNet)
+    check_evidence(loaded, EVIDENCE)
+    assert isinstance(loaded.calibration, EvidenceCalibration)
+    return loaded, ImageRegistrar(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

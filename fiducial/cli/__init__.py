@@ -1,0 +1,52 @@
+"""The command line: parse, call, write. Heavy imports wait until a command needs them."""
+
+from typing import Annotated
+
+import typer
+
+from fiducial.cli import evaluation, training, verbs
+from fiducial.version import VERSION
+
+app = typer.Typer(
+    help="Find, count, compare and align structure in images that people measure with.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+calibrate_app = typer.Typer(help="Set thresholds from images that are known to be good.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a family on your own data.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure a family on annotated data.", no_args_is_help=True)
+app.add_typer(calibrate_app, name="calibrate")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+
+@app.callback(invoke_without_command=True)
+def version(*, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Find, count, compare and align structure in images that people measure with."""
+    if show:
+        typer.echo(f"fiducial {VERSION}")
+        raise typer.Exit
+
+
+for command in (verbs.inspect, verbs.locate, verbs.detect, verbs.register, verbs.keypoints):
+    app.command()(command)
+calibrate_app.command("defects")(training.calibrate_defects)
+train_app.command("defects")(training.train_defects)
+train_app.command("places")(training.train_places)
+train_app.command("blobs")(training.train_blobs)
+train_app.command("keypoints")(training.train_keypoints)
+evaluate_app.command("defects")(evaluation.evaluate_defects)
+evaluate_app.command("places")(evaluation.evaluate_places)
+evaluate_app.command("blobs")(evaluation.evaluate_blobs)
+evaluate_app.command("keypoints")(evaluation.evaluate_keypoints)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

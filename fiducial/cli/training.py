@@ -1,0 +1,117 @@
+"""Commands that train and calibrate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fiducial.cli.parts import Bar, Device, Errors, Out, Weights
+
+
+def calibrate_defects(
+    *,
+    good: Annotated[Path, typer.Option(help="Folder of images of good parts.")],
+    template: Annotated[Path, typer.Option("--template", "-t", help="Their template, or a folder with one of each name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, calibrated.")],
+    weights: Weights = None,
+    device: Device = "auto",
+    invert: Annotated[bool, typer.Option(help="Copper is bright in these images.")] = False,
+) -> None:
+    """Learn from good parts which probability they exceed how often, so that --false-alarms means your line.
+
+    Example: fiducial calibrate defects --good good_boards --template good.png -o line3.safetensors
+    """
+    from fiducial import api, runs  # noqa: PLC0415
+
+    with Errors(), Bar("calibrating") as bar:
+        jobs = [(job.sample, job.template) for job in runs.jobs_from_folder(good, template)]
+        found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
+    typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
+
+
+def train_defects(
+    *,
+    data: Annotated[Path, typer.Option(help="DeepPCB, or a folder with samples/, templates/, masks/.")],
+    out: Out,
+    classes: Annotated[
+        str | None, typer.Option(help="Names of the classes 1, 2, ..., with commas; the shipped by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 crops.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+    hold_out: Annotated[str, typer.Option(help="Groups to leave out, with commas: evaluate on them.")] = "",
+) -> None:
+    """Train on pairs of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
+    """
+    with Errors():
+        from fiducial.train.defects import train_defects_on  # noqa: PLC0415
+
+        train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+def train_places(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of images to cut views from.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Training steps of 16 blocks.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+) -> None:
+    """Train on images of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    A fifth of the images, the last by name, is held out: probabilities are fitted on it.
+
+    Example: fiducial train places --data my_micrographs -o runs/mine
+    """
+    with Errors():
+        from fiducial.train.places import train_places_on  # noqa: PLC0415
+
+        train_places_on(data, out, steps, start=start, scratch=scratch)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+def train_blobs(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with images/ and masks/, points/ or annotations.json.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 crops.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+) -> None:
+    """Train on crowds of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    masks/ holds label images, points/ CSV files with columns y, x and, if known, radius; annotations.json is COCO's. A fifth of
+    the images, the last by name, is held out: probabilities are fitted on it.
+
+    Example: fiducial train blobs --data my_nuclei -o runs/mine
+    """
+    with Errors():
+        from fiducial.train.blobs import train_blobs_on  # noqa: PLC0415
+
+        train_blobs_on(data, out, steps, start=start, scratch=scratch)
+    typer.echo(f"{out / 'weights.safetensors'}")
+
+
+def train_keypoints(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with a/ and b/, aligned images by name, or of single images.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Training steps of 8 pairs of views.")] = 1000,
+    start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
+    scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
+) -> None:
+    """Train on aligned pairs by two sensors, or on single images that are changed as if by another.
+
+    Stopped and started again, it goes on. Writes OUT/weights.safetensors. A fifth of the images, the last by name, is held out:
+    probabilities are fitted on it.
+
+    Example: fiducial train keypoints --data my_scenes -o runs/mine
+    """
+    with Errors():
+        from fiducial.train.keypoints import train_keypoints_on  # noqa: PLC0415
+
+        train_keypoints_on(data, out, steps, start=start, scratch=scratch)
+    typer.echo(f"{out / 'weights.safetensors'}")

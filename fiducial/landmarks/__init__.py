@@ -1,0 +1,1 @@
+"""The multimodal keypoint network: lay one image on another, whatever the sensor."""

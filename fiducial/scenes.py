@@ -1,0 +1,101 @@
+"""See any part of an image under any transform, its tones spread evenly, without holding more of it than that needs."""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, scale_transform, shift
+from fiducial.geometry import ToneCurve, equalize, tone_curve
+from fiducial.images import sample_gray
+from fiducial.records import Image
+from fiducial.scaled import Scaled
+
+Gray = Float32[np.ndarray, "_ _"]
+
+_KEPT_PX = 3_000_000  # pixels of a reduced copy that is kept whole
+_FLAT_PX = 33  # side of a window that holds one value alone where there are no data
+_REACH_PX = 3  # of the resampling
+
+
+@dataclass
+class Scene:
+    """An image whose views are equalized by the tones of the whole image, at about the scale at which it is seen.
+
+    Attributes:
+        middle: gray value that stands for NaN and infinite values.
+        copies: reduced copies that were read whole, equalized, by their power of two, and where each has data.
+    """
+
+    image: Image
+    middle: float
+    curve: ToneCurve
+    copies: dict[int, tuple[Gray, Gray]] = field(default_factory=dict)
+
+    def view(self, to_view: Matrix, size: tuple[int, int]) -> tuple[Gray, Bool[np.ndarray, "h w"]]:
+        """Return the image under a transform from its pixels to those of a view of `size`, and which pixels show it.
+
+        Values lie between -1 and 1, and are 0 where the view shows nothing: beyond the image, and where one value alone fills
+        a neighborhood, as it does where there are no data.
+        """
+        back = np.linalg.inv(to_view)
+        halvings = _halvings(to_view, back, size)
+        copy = Scaled(self.image, 2.0**-halvings, 0.0, 1.0, self.middle)
+        to_copy = scale_transform(2.0**-halvings) @ back  # from pixels of the view
+        if copy.size[0] * copy.size[1] <= _KEPT_PX:
+            (even, present), first = self._whole(halvings, copy), (0, 0)
+        else:
+            corners = apply_transform(to_copy, corners_yx(size))
+            low = np.clip(np.floor(corners.min(0)) - _REACH_PX, 0, np.array(copy.size) - 1).astype(int)
+            high = np.clip(np.ceil(corners.max(0)) + _REACH_PX, low + 1, copy.size).astype(int)
+            seen = _gray(copy.read((int(low[0]), int(low[1]), int(high[0]), int(high[1]))))
+            even, present = _even(seen, self.curve)
+            first = (int(low[0]), int(low[1]))
+        matrix = shift(-first[0], -first[1]) @ to_copy
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpPerspective(even, matrix, size[::-1], flags=how, borderMode=cv2.BORDER_REFLECT_101)
+        shown = cv2.warpPerspective(present, matrix, size[::-1], flags=how) > 0.99
+        return np.where(shown, out, np.float32(0)), shown
+
+    def _whole(self, halvings: int, copy: Scaled) -> tuple[Gray, Gray]:
+        """Return a reduced copy, equalized by its own tones: averages have fewer extremes than pixels."""
+        if halvings not in self.copies:
+            seen = _gray(copy.read((0, 0, *copy.size)))
+            present = _with_data(seen)
+            curve = tone_curve(seen[present > 0][:: max(1, seen.size // 300_000)])
+            self.copies[halvings] = equalize(seen, curve), present
+        return self.copies[halvings]
+
+
+def open_scene(image: Image) -> Scene:
+    """Sample an image's tones.
+
+    Raises:
+        InputError: no finite value, or channels that are neither gray nor color.
+    """
+    values = sample_gray(image)
+    return Scene(image, float(np.median(values)), tone_curve(values))
+
+
+def _halvings(to_view: Matrix, back: Matrix, size: tuple[int, int]) -> int:
+    """Return how often to halve an image so that its copy is not much finer than a view of it, in the view's middle."""
+    y, x = image_center_yx(size)
+    steps = apply_transform(back, np.array([[y, x], [y, x + 1], [y + 1, x]]))
+    area = abs(float(np.linalg.det(steps[1:] - steps[0])))  # of a pixel of the view, in pixels of the image
+    return max(0, round(0.5 * np.log2(max(area, 1.0))))
+
+
+def _gray(seen: Float32[np.ndarray, "h w 3"]) -> Gray:
+    return cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY)
+
+
+def _even(seen: Gray, curve: ToneCurve) -> tuple[Gray, Gray]:
+    return equalize(seen, curve), _with_data(seen)
+
+
+def _with_data(image: Gray) -> Gray:
+    """Return 1 for pixels in whose neighborhood something varies, 0 elsewhere."""
+    kernel = np.ones((_FLAT_PX, _FLAT_PX), np.uint8)
+    flat = cv2.dilate(image, kernel) == cv2.erode(image, kernel)  # the middle of windows of one value
+    return 1 - cv2.dilate(flat.astype(np.float32), kernel)

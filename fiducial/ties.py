@@ -1,0 +1,155 @@
+"""Judge a transform between two images by the points that were matched in them.
+
+Glossary
+    Ties: points of a moving image and their partners in a fixed one, in pixels of each.
+    scale: of the frame in which the points were matched, over the fixed image.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
+from fiducial.estimation import Model, Points, estimate, held_out_error, transform_distance
+
+REACH_PX = 3.0  # within which ties agree, in pixels of the frame
+
+# What the probability of a transform is fitted on.
+EVIDENCE = ("log_ties", "agreement", "held_out", "way_back", "spread", "similarity")
+
+Size = tuple[int, int]
+
+_LOST_PX = 20.0  # of the frame: what an estimate counts as that failed
+_CELLS = 6  # a side of the fixed image, in which ties are looked for
+_GRID = 24  # points a side of the moving image
+TILES = 3  # a side, of a large scene, that refine the transform at each finer scale
+_LEAST_TILE_PX = 64
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Points of both images that were matched; `mutual` as in `voting.Pairs`."""
+
+    moving_yx: Points
+    fixed_yx: Points
+    similarity: Float64[np.ndarray, " n"]
+    mutual: Bool[np.ndarray, " n"]
+
+    def pick(self, index: Bool[np.ndarray, " n"]) -> "Ties":
+        """Return some of the ties."""
+        return Ties(self.moving_yx[index], self.fixed_yx[index], self.similarity[index], self.mutual[index])
+
+
+def join(parts: list[Ties]) -> Ties:
+    """Return the ties of several parts."""
+    names = ("moving_yx", "fixed_yx", "similarity", "mutual")
+    return Ties(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A transform, the ties that agree with it, and the evidence for it (as EVIDENCE)."""
+
+    matrix: Matrix
+    ties: Ties
+    evidence: Float64[np.ndarray, " k"]
+    held_out_px: float
+    return_px: float
+
+
+def fit_ties(model: Model, ties: Ties, reach_px: float) -> tuple[Matrix, Bool[np.ndarray, " n"]] | None:
+    """Estimate from the mutual ties; the second value says of all ties which agree."""
+    own = ties.pick(ties.mutual)
+    found = estimate(model, own.moving_yx, own.fixed_yx, reach_px)
+    if found is None:
+        return None
+    agreed = np.zeros(len(ties.mutual), bool)
+    agreed[np.flatnonzero(ties.mutual)[found[1]]] = True
+    return found[0], agreed
+
+
+def judge(model: Model, ahead: Ties, back: Ties, scale: float, sizes: tuple[Size, Size]) -> Answer | None:
+    """Estimate from the ties of both directions, and gather the evidence; None where too few agree.
+
+    `ahead` are keypoints of the fixed image, matched in the moving one; `back` the reverse. Each way gives an estimate of its
+    own, and how far these lie from the common one is part of the evidence. `sizes` are those of the moving and fixed images.
+    """
+    mutual = join([ties.pick(ties.mutual) for ties in (ahead, back)])
+    whole, *ways = (fit_ties(model, ties, REACH_PX / scale) for ties in (mutual, ahead, back))
+    if whole is None or not is_plausible(whole[0], *sizes):
+        return None
+    kept = mutual.pick(whole[1])
+    held_out = held_out_error(model, kept.moving_yx, kept.fixed_yx)
+    return_px = float(sum(np.nan if way is None else transform_distance(whole[0], way[0], *sizes) for way in ways))
+    evidence = np.array(
+        [
+            np.log1p(len(kept.similarity)),
+            len(kept.similarity) / max(len(mutual.similarity), 1),
+            _log_px(held_out * scale),
+            _log_px(return_px * scale),
+            spread(whole[0], kept, *sizes),
+            float(kept.similarity.mean()),
+        ]
+    )
+    return Answer(whole[0], kept, evidence, held_out, return_px)
+
+
+def _log_px(error_px: float) -> float:
+    return float(np.log((min(error_px, _LOST_PX) if np.isfinite(error_px) else _LOST_PX) + 0.1))
+
+
+def spread(matrix: Matrix, ties: Ties, moving_size: Size, fixed_size: Size) -> float:
+    """Return the share of the common area, in cells of the fixed image, in which there are ties."""
+    cells = []
+    for yx in (_placed_grid(matrix, moving_size), ties.fixed_yx):
+        cell = np.floor(_CELLS * yx / np.array(fixed_size)).astype(int)
+        inside = ((cell >= 0) & (cell < _CELLS)).all(axis=1)
+        cells.append(set(map(tuple, cell[inside].tolist())))
+    common, tied = cells
+    return len(common & tied) / len(common) if common else 0.0
+
+
+def _placed_grid(matrix: Matrix, moving_size: Size) -> Points:
+    """Return where a grid of points of the moving image lies on the fixed one."""
+    sides = (np.linspace(0, side - 1, _GRID) for side in moving_size)
+    return apply_transform(matrix, np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2))
+
+
+def error_estimate(answer: Answer) -> float:
+    """Return the mean error to expect, in fixed pixels: how far the two ways lie apart, and the mean's scatter."""
+    return answer.return_px + answer.held_out_px / float(np.sqrt(max(len(answer.ties.similarity), 1)))
+
+
+def local_scale(matrix: Matrix, moving_size: Size) -> float:
+    """Return the size of a moving pixel in fixed pixels, in the middle of the moving image."""
+    y, x = image_center_yx(moving_size)
+    placed = apply_transform(matrix, np.array([[y, x], [y, x + 1], [y + 1, x]]))
+    return float(np.sqrt(abs(np.linalg.det(placed[1:] - placed[0]))))
+
+
+def is_plausible(matrix: Matrix, moving_size: Size, fixed_size: Size) -> bool:
+    """Say whether a transform keeps orientation, is stretched by less than a half, and leaves something in common."""
+    y, x = image_center_yx(moving_size)
+    placed = apply_transform(matrix, np.array([[y, x], [y + 1, x], [y, x + 1]]))
+    linear = (placed[1:] - placed[0]).T
+    stretch = np.linalg.svd(linear, compute_uv=False)
+    corners = corners_yx(moving_size)
+    depth = np.column_stack([corners[:, ::-1], np.ones(4)]) @ matrix[2]
+    if np.linalg.det(linear) <= 0 or stretch[0] > 1.5 * stretch[1] or (depth <= 0).any():
+        return False
+    return bool(np.isfinite(transform_distance(matrix, matrix, moving_size, fixed_size)))
+
+
+def spread_tiles(
+    matrix: Matrix, scale: float, moving_size: Size, fixed_size: Size, longest_px: int
+) -> list[tuple[tuple[float, float], Size]]:
+    """Return the first pixels and sizes of tiles, spread over what the images have in common, in a frame of that scale."""
+    placed = _placed_grid(matrix, moving_size) * scale
+    inside = placed[((placed >= 0) & (placed < np.array(fixed_size) * scale)).all(axis=1)]
+    if not len(inside):
+        return []
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    size = np.clip(high - low, _LEAST_TILE_PX, longest_px).astype(int)
+    starts = [np.unique(np.linspace(a, max(b - n, a), TILES).round()) for a, b, n in zip(low, high, size, strict=True)]
+    return [((float(top), float(left)), (int(size[0]), int(size[1]))) for top in starts[0] for left in starts[1]]

@@ -1,0 +1,102 @@
+"""Train the multimodal keypoint network: the weights of `register`, in three stages from easy to hard."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.progress import Progress
+from torch import nn
+
+from fiducial import weights
+from fiducial.datasets import ALIGNED_FOLDERS, AlignedPair, read_aligned, read_textures
+from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate.keypoints import fit_registrations
+from fiducial.landmarks.network import Config, KeypointNet
+from fiducial.landmarks.registrar import ImageRegistrar
+from fiducial.landmarks.samples import Pool, batch_loss, change_modality, collate, contrast_batch_loss, make_pool, make_sample
+from fiducial.records import InputError
+from fiducial.train.loop import Schedule, Task, fit, hold_out
+
+CASES, SEED = 120, 3  # that probabilities are fitted on; of the changes of modality
+EASE = 0.4  # of the first stage's homographies
+SHARES = (0.15, 0.6, 0.25)  # of the steps, by stage
+SLOWER = 0.5  # learning rate of the third stage, in parts of that of the others
+
+
+def train_keypoints(
+    pool: Pool,
+    config: Config,
+    schedule: Schedule,
+    out: Path,
+    card: Mapping[str, str],
+    *,
+    start: KeypointNet | None = None,
+    size: int = 192,
+) -> KeypointNet:
+    """Train a keypoint network in folder `out`.
+
+    `near/` teaches descriptors between views that differ little, `features/` between all views, and `peaks/`, on half the
+    batch, keypoints too. With a `start` the first stage is left out.
+
+    Raises:
+        InputError: the start has another configuration.
+    """
+    torch.manual_seed(schedule.seed)
+    network: nn.Module = KeypointNet(config)
+    if start is not None:
+        if start.config != config:
+            raise InputError(f"a start must have the configuration {config}, got {start.config}")
+        network.load_state_dict(start.state_dict())
+
+    def publish(trained: nn.Module, path: Path) -> None:
+        assert isinstance(trained, KeypointNet)
+        weights.save(path, "keypoints", trained, card)
+
+    draw = partial(make_sample, pool, config, size=size)
+    near, features, peaks = (replace(schedule, steps=max(1, round(share * schedule.steps))) for share in SHARES)
+    peaks = replace(peaks, batch=max(2, schedule.batch // 2), learning_rate=SLOWER * schedule.learning_rate)
+    if start is None:
+        network = fit(network, Task(partial(draw, ease=EASE), collate, contrast_batch_loss), near, out / "near", publish)
+    network = fit(network, Task(draw, collate, contrast_batch_loss), features, out / "features", publish)
+    network = fit(network, Task(draw, collate, batch_loss), peaks, out / "peaks", publish)
+    assert isinstance(network, KeypointNet)
+    publish(network, out / "weights.safetensors")
+    return network
+
+
+def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None = None, scratch: bool = False) -> KeypointNet:
+    """Train on a folder as the command line asks: the slim size, from given, the shipped or no weights.
+
+    The folder holds aligned pairs, or single images, each of which is then paired with itself under changes of modality.
+    Probabilities are fitted on the last fifth by name, which is not trained on.
+
+    Raises:
+        InputError: fewer than five pairs or images in the folder, or as `train_keypoints`.
+    """
+    paired = any((data / first).is_dir() for first, _ in ALIGNED_FOLDERS)
+    images = () if paired else read_textures((data,), longest_px=2048)
+    pairs = read_aligned(data) if paired else tuple(_with_itself(image, i) for i, image in enumerate(images))
+    kept, held = hold_out(pairs, data)
+    begun = None if scratch else weights.load("keypoints", start).network
+    assert begun is None or isinstance(begun, KeypointNet)
+    card = {"data": f"{len(kept)} scenes of {data.name}", "license": "the user's", "recipe": "fiducial train keypoints"}
+    singles = tuple(pair.a for pair in kept)
+    pool = make_pool(kept if paired else (), singles)
+    network = train_keypoints(pool, Config() if begun is None else begun.config, Schedule(steps), out, card, start=begun)
+    where = choose_device("auto")
+    registrar = ImageRegistrar(network, None, where, bf16=has_fast_bf16(where))
+    with Progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+        fitted = fit_registrations(registrar, held, CASES, lambda done, total: bar.update(task, completed=done, total=total))
+    weights.save(out / "weights.safetensors", "keypoints", network, card, fitted)
+    return network
+
+
+def _with_itself(image: UInt8[np.ndarray, "_ _"], number: int) -> AlignedPair:
+    """Return an image beside itself as another sensor might see it."""
+    other = change_modality(image.astype(np.float32) / 255, np.random.default_rng([SEED, number]))
+    return AlignedPair(str(number), image, np.clip(other * 255, 0, 255).astype(np.uint8))

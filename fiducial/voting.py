@@ -1,0 +1,135 @@
+"""Compare two maps of descriptors: vote for a shift between them, and match points near where they should lie.
+
+Glossary
+    D length of a descriptor; h, w cells of a map. Descriptors are of unit length, and zero where a map shows nothing.
+    Places and shifts here are in cells; the center of cell (0, 0) is (0, 0).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from fiducial.coords import sample_bilinear
+
+LEAST_COMMON = 0.15  # share of the smaller map that must lie on the other
+_CHUNK = 10_000_000  # inner products held at once
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The best shift of a map on another.
+
+    Attributes:
+        shift_yx: from cells of the moving map to cells of the fixed one.
+        strength: the agreement there, in units of its deviation over all other shifts.
+    """
+
+    shift_yx: tuple[int, int]
+    strength: float
+
+
+def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> list[Vote]:
+    """Return the best shift for each of several maps: the largest sum of inner products, per root of the cells in common.
+
+    The sum is the logarithm of the shift's likelihood where each descriptor predicts its partner by a softmax.
+    """
+    size = [next_fast_len(moving.shape[i + 2] + fixed.shape[i + 1] - 1, real=True) for i in (0, 1)]
+    maps = [_centered(moving), _centered(fixed[None])]
+    shown = [(m.square().sum(1, keepdim=True) > 0).float() for m in (moving, fixed[None])]
+    common = _correlation(shown[0], shown[1], size)
+    enough = common > LEAST_COMMON * torch.minimum(shown[0].sum((1, 2, 3)), shown[1].sum())[:, None, None]
+    surface = F.avg_pool2d(_correlation(maps[0], maps[1], size), 3, stride=1, padding=1) / common.clamp(min=1).sqrt()
+    votes = []
+    for own, counted in zip(surface, enough, strict=True):
+        if not counted.any():
+            votes.append(Vote((0, 0), 0.0))
+            continue
+        deviation = max(float(own[counted].std(correction=0)), 1e-9)
+        best = int(own.masked_fill(~counted, -torch.inf).argmax())
+        y, x = divmod(best, size[1])
+        offset = (y - size[0] if y >= fixed.shape[1] else y, x - size[1] if x >= fixed.shape[2] else x)
+        votes.append(Vote(offset, float(own[y, x] - own[counted].mean()) / deviation))
+    return votes
+
+
+def _centered(maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    """Subtract each map's mean descriptor where it shows something."""
+    shown = (maps.square().sum(1, keepdim=True) > 0).float()
+    mean = maps.sum((2, 3), keepdim=True) / shown.sum((2, 3), keepdim=True).clamp(min=1)
+    return (maps - mean) * shown
+
+
+def _correlation(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "1 d i j"], size: list[int]) -> Float[Tensor, "b n m"]:
+    """Return, for each shift from moving to fixed, the sum of products over channels and cells."""
+    product = torch.fft.rfft2(fixed, s=size) * torch.fft.rfft2(moving, s=size).conj()
+    return torch.fft.irfft2(product.sum(1), s=size)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Points of one map and where they were found in another, in cells.
+
+    Attributes:
+        similarity: inner product there. mutual: whether the point found leads back to its origin.
+    """
+
+    own_yx: Float64[np.ndarray, "n 2"]
+    other_yx: Float64[np.ndarray, "n 2"]
+    similarity: Float64[np.ndarray, " n"]
+    mutual: Bool[np.ndarray, " n"]
+
+
+def match_near(
+    own: Float[Tensor, "d h w"],
+    other: Float[Tensor, "d i j"],
+    own_yx: Float[Tensor, "n 2"],
+    shift_yx: tuple[float, float],
+    radius: int,
+) -> Pairs:
+    """Find each point of one map in another within `radius` cells of where a shift puts it, to a fraction of a cell."""
+    moved = torch.tensor(shift_yx, dtype=torch.float32)
+    described = F.normalize(sample_bilinear(own[None], own_yx[None, :, None], "border")[0, :, :, 0].T, dim=1)  # (N, D)
+    found, similarity = _search(other, described, own_yx + moved, radius)
+    there = F.normalize(sample_bilinear(other[None], found[None, :, None], "border")[0, :, :, 0].T, dim=1)
+    back, _ = _search(own, there, found - moved, radius)
+    mutual = ((back - own_yx).norm(dim=1) < 1.5) & (similarity > 0)
+    return Pairs(own_yx.double().numpy(), found.double().numpy(), similarity.double().numpy(), mutual.numpy())
+
+
+def _search(
+    maps: Float[Tensor, "d h w"], described: Float[Tensor, "n d"], around_yx: Float[Tensor, "n 2"], radius: int
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+    """Return the best place of each descriptor in a window of whole cells, and the inner product there."""
+    d, h, w = maps.shape
+    reach = torch.arange(-radius, radius + 1)
+    offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)  # (K, 2)
+    columns, places, values = maps.reshape(d, -1), [], []
+    step = max(1, _CHUNK // (h * w))
+    for first in range(0, len(described), step):
+        cells = around_yx[first : first + step].round().long()[:, None] + offsets  # (n, K, 2)
+        inside = ((cells >= 0) & (cells < torch.tensor([h, w]))).all(-1)
+        index = cells[..., 0].clamp(0, h - 1) * w + cells[..., 1].clamp(0, w - 1)
+        similar = (described[first : first + step] @ columns).gather(1, index).masked_fill(~inside, -1.0)  # (n, K)
+        best = similar.argmax(1)
+        peak = _peak(similar.reshape(-1, len(reach), len(reach)), best // len(reach), best % len(reach))
+        places.append(cells[torch.arange(len(best)), best] + peak)
+        values.append(similar.gather(1, best[:, None])[:, 0])
+    return torch.cat(places), torch.cat(values)
+
+
+def _peak(grid: Float[Tensor, "n k k"], y: Tensor, x: Tensor) -> Float[Tensor, "n 2"]:
+    """Return the offset of the top of a parabola through each best cell and its neighbors, 0 at the window's edge."""
+    n, last = torch.arange(len(grid)), grid.shape[1] - 1
+    inner = (y > 0) & (y < last) & (x > 0) & (x < last)
+    y, x = y.clamp(1, last - 1), x.clamp(1, last - 1)
+    middle = grid[n, y, x]
+    parts = []
+    for low, high in ((grid[n, y - 1, x], grid[n, y + 1, x]), (grid[n, y, x - 1], grid[n, y, x + 1])):
+        bend = 2 * middle - low - high
+        parts.append(torch.where(bend > 1e-6, (high - low) / (2 * bend.clamp(min=1e-6)), torch.zeros_like(bend)))
+    return torch.where(inner[:, None], torch.stack(parts, 1).clamp(-0.5, 0.5), torch.zeros(1))

@@ -1,0 +1,25 @@
+"""Say which scenes the weights of `register` learn from, are calibrated on, and are validated on.
+
+Volkov's tiles lie on a grid of 10 km around Los Angeles. The validated ones are its eastern end, at least two tiles from any
+other; the calibrated ones its north-western corner. All others are learned from.
+"""
+
+from pathlib import Path
+
+from fiducial.datasets import read_aligned, read_textures
+from fiducial.landmarks.samples import Pool, make_pool
+
+VALIDATED = ("157", "162", "171", "172", "196", "207", "208", "216")
+CALIBRATED = ("014", "015", "018", "019", "021", "030")
+TEXTURES = ("sem/nanomfg", "sem/nasa", "emps/images")
+LICENSE = (
+    "Modified Copernicus Sentinel data 2020 (VolkovVl/Optical-SAR-dataset @34d7e20), free to use with attribution; "
+    "nanoMFG/unet-sem and nasa/pretrained-microscopy-models, MIT; EMPS (by256/emps), MIT"
+)
+
+
+def pool(data: Path) -> Pool:
+    """Return the scenes to learn from."""
+    pairs = tuple(pair for pair in read_aligned(data / "volkov") if pair.name not in VALIDATED + CALIBRATED)
+    textures = read_textures(tuple(data / name for name in TEXTURES), longest_px=1024)
+    return make_pool(pairs, (*(pair.a for pair in pairs for _ in range(4)), *textures))
