@@ -1,7 +1,7 @@
 """Say which scenes the weights of `register` learn from, are calibrated on, and are validated on.
 
-Volkov's tiles lie on a grid of 10 km around Los Angeles. The validated ones are its eastern end, at least two tiles from any
-other; the calibrated ones its north-western corner. All others are learned from.
+Volkov's tiles lie on a grid of 10 km around Los Angeles. The validated ones are of its eastern end, at least two tiles from
+any that is learned from; the calibrated ones two more of these, and its north-western corner. All others are learned from.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 from fiducial.datasets import read_aligned, read_textures
 from fiducial.landmarks.samples import Pool, make_pool
 
-VALIDATED = ("157", "162", "171", "172", "196", "207", "208", "216")
-CALIBRATED = ("014", "015", "018", "019", "021", "030")
+VALIDATED = ("162", "171", "172", "196", "207", "208")
+CALIBRATED = ("014", "015", "018", "019", "021", "030", "157", "216")
 TEXTURES = ("sem/nanomfg", "sem/nasa", "emps/images")
 LICENSE = (
     "Modified Copernicus Sentinel data 2020 (VolkovVl/Optical-SAR-dataset @34d7e20), free to use with attribution; "

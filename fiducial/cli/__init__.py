@@ -46,7 +46,3 @@ evaluate_app.command("keypoints")(evaluation.evaluate_keypoints)
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

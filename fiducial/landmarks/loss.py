@@ -1,4 +1,4 @@
-"""Compare two views of one scene: descriptors by contrast, keypoint maps by agreement and by Huber's loss.
+"""Compare two views of one scene: descriptors by contrast, keypoint maps by agreement, by correlation and by Huber's loss.
 
 Glossary
     a, b the two views; O_a, O_b their keypoint maps, O_b also as sampled on the grid of a.
@@ -17,7 +17,9 @@ from fiducial.landmarks.network import STRIDE, Output
 
 TEMPERATURE = 0.07  # of the contrast between descriptors
 WINDOW, STEP = 16, 8  # side of the windows in which keypoints must agree, and their spacing, px
+NEAR_PX = 2  # within which keypoints agree, along each axis
 SHARPNESS = 8.0  # factor of O in the softmax over a window
+BLURS_PX, CORRELATION = (5, 21), 3.0  # sides of the means whose correlation counts, and how much it does
 DELTA = 1.0  # eq. 1
 
 
@@ -41,10 +43,11 @@ class Truth:
 
 
 def loss(output_a: Output, output_b: Output, truth: Truth) -> Float[Tensor, ""]:
-    """Return the sum of the contrast of descriptors, the disagreement of keypoints and Huber's loss of their maps."""
+    """Return the contrast of descriptors, and the disagreement of the keypoint maps by three measures."""
     contrast = contrast_loss(output_a.descriptors, output_b.descriptors, truth)
     moved, shown = on_grid_of_a(output_b.score, truth)
-    return contrast + agreement_loss(output_a.score, moved, shown) + huber_loss(output_a.score, moved, shown)
+    maps = output_a.score, moved, shown
+    return contrast + agreement_loss(*maps) + CORRELATION * correlation_loss(*maps) + huber_loss(*maps)
 
 
 def contrast_loss(
@@ -101,21 +104,43 @@ def on_grid_of_a(score_b: Float[Tensor, "n H W"], truth: Truth) -> tuple[Float[T
 def agreement_loss(
     score_a: Float[Tensor, "n H W"], moved_b: Float[Tensor, "n H W"], shown: Bool[Tensor, "n H W"]
 ) -> Float[Tensor, ""]:
-    """Return the mean of -log Σ p·q over windows that show the scene in both views.
+    """Return the mean of -log Σ p·q' over windows that show the scene in both views.
 
-    p and q are softmaxes of O over a window. The sum is the probability that a pixel drawn from each map is the same one: it
-    is largest for one common peak and smallest for maps that are constant, which Huber's loss alone would accept.
+    p and q are softmaxes of O over a window, q' sums q over all pixels within NEAR_PX. Σ p·q' is the probability that points
+    drawn from the two maps lie that near to each other: largest for common peaks, and low for maps that are constant, which
+    Huber's loss alone would accept.
     """
     inside = _windows(shown.float()) > 0.5  # (N, L, W²)
-    log_p, log_q = ((SHARPNESS * _windows(s)).masked_fill(~inside, -1e4).log_softmax(2) for s in (score_a, moved_b))
+    p, q = ((SHARPNESS * _windows(s)).masked_fill(~inside, -1e4).softmax(2) for s in (score_a, moved_b))
     counted = inside.float().mean(2) > 0.5
     if not counted.any():
         return score_a.sum() * 0
-    return -(log_p + log_q).logsumexp(2)[counted].mean()
+    side = 2 * NEAR_PX + 1
+    squares = q[counted].reshape(-1, 1, WINDOW, WINDOW)
+    near = F.avg_pool2d(squares, side, stride=1, padding=NEAR_PX).flatten(1) * side**2
+    return -(p[counted] * near).sum(1).clamp(min=1e-9).log().mean()
 
 
 def _windows(x: Float[Tensor, "n H W"]) -> Float[Tensor, "n l k"]:
     return F.unfold(x[:, None], WINDOW, stride=STEP).mT
+
+
+def correlation_loss(
+    score_a: Float[Tensor, "n H W"], moved_b: Float[Tensor, "n H W"], shown: Bool[Tensor, "n H W"]
+) -> Float[Tensor, ""]:
+    """Return 1 less the correlation of the two maps where both show the scene, the mean over several blurs.
+
+    Maps that agree on where points are many agree on which are the best. A constant map correlates with nothing.
+    """
+    m = shown.float()
+    count = m.sum((1, 2)).clamp(min=1)
+    total = score_a.new_zeros(())
+    for side in BLURS_PX:
+        weight = F.avg_pool2d(m[:, None], side, stride=1, padding=side // 2)[:, 0].clamp(min=1e-6)
+        blurred = [F.avg_pool2d((s * m)[:, None], side, stride=1, padding=side // 2)[:, 0] / weight for s in (score_a, moved_b)]
+        a, b = (((s - ((s * m).sum((1, 2)) / count)[:, None, None]) * m).flatten(1) for s in blurred)
+        total = total + (1 - F.cosine_similarity(a, b, dim=1, eps=1e-6)).mean()
+    return total / len(BLURS_PX)
 
 
 def huber_loss(
