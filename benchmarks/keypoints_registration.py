@@ -21,7 +21,6 @@ Times (`keypoints_speed`) are wall clock, of present pairs: run it while nothing
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -34,16 +33,24 @@ from keypoints_baselines import Answer, Picture, register_orb, register_sift
 from result_files import FOLDER, write_result
 
 from fiducial import api
-from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, shift, similarity
 from fiducial.datasets import AlignedPair, read_aligned
+from fiducial.evaluate.keypoints import (
+    ANY,
+    FAIR_PX,
+    GOOD_PX,
+    NEAR,
+    WRONG_PX,
+    RegistrationCase,
+    displace,
+    draw_transform,
+    error_of,
+)
 from fiducial.metrics import calibration_error
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from keypoints_data import VALIDATED
 
 SEED = 11
-SHIFT, GRID = 0.15, 33  # largest shift in parts of the side; points along a side of the grid
-GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0
 PRESENT_TO_ABSENT = 3
 SAVE_EVERY = 64  # cases
 NAMES = {"ours": "fiducial register", "sift": "SIFT and MAGSAC++", "orb": "ORB and MAGSAC++"}
@@ -51,55 +58,10 @@ NAMES = {"ours": "fiducial register", "sift": "SIFT and MAGSAC++", "orb": "ORB a
 Register = Callable[[Picture, Picture], Answer]
 
 
-@dataclass(frozen=True)
-class Displacement:
-    """How far pairs of a set are apart: angles up to `turn_deg` either way, and a range of scales."""
-
-    name: str
-    turn_deg: float
-    scales: tuple[float, float]
+SETS = (ANY, NEAR)
 
 
-SETS = (Displacement("any angle, scale 0.6-1.6", 180.0, (0.6, 1.6)), Displacement("±10°, scale 0.9-1.1", 10.0, (0.9, 1.1)))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A moving and a fixed image and how the one lies on the other; None if they show different scenes."""
-
-    moving: Picture
-    fixed: Picture
-    moving_to_fixed: Matrix | None
-    swapped: bool
-
-
-def draw_transform(rng: np.random.Generator, displacement: Displacement, side: int) -> Matrix:
-    """Draw a similarity about the images' middle; its scale is the size of a moving pixel in fixed ones."""
-    angle = float(rng.uniform(-displacement.turn_deg, displacement.turn_deg))
-    scale = float(np.exp(rng.uniform(*np.log(displacement.scales))))
-    y, x = image_center_yx((side, side))
-    dy, dx = rng.uniform(-SHIFT, SHIFT, 2) * side
-    return shift(y + dy, x + dx) @ similarity(scale, angle) @ shift(-y, -x)
-
-
-def draw_start(rng: np.random.Generator, moving_to_fixed: Matrix, side: int, full: int) -> tuple[int, int]:
-    """Draw the first pixel of the fixed crop so that the moving image leaves the tile as little as can be."""
-    corners = apply_transform(moving_to_fixed, corners_yx((side, side)))
-    least, most = np.maximum(-corners.min(axis=0), 0), np.minimum(full - 1 - corners.max(axis=0), full - side)
-    start = np.where(least <= most, rng.uniform(np.minimum(least, most), most), (least + most) / 2)
-    y, x = np.clip(start, 0, full - side).astype(int).tolist()
-    return y, x
-
-
-def look(tile: Picture, view: Matrix, side: int) -> Picture:
-    """Resample a tile along a view (from the result's pixels to the tile's), blurred before if that reduces it; 0 beyond."""
-    scale = float(np.sqrt(np.linalg.det(view[:2, :2])))
-    sigma = 0.5 * np.sqrt(max(scale**2 - 1, 0.0))
-    smooth = cv2.GaussianBlur(tile, (0, 0), sigma) if sigma > 0.2 else tile
-    return cv2.warpPerspective(smooth, view, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-
-
-def draw_case(pairs: Sequence[AlignedPair], which: int, number: int, side: int, *, present: bool) -> Case:
+def draw_case(pairs: Sequence[AlignedPair], which: int, number: int, side: int, *, present: bool) -> RegistrationCase:
     """Draw a case of a set by its number alone."""
     rng = np.random.default_rng([SEED, which, number, present])
     own = number % len(pairs)
@@ -107,19 +69,8 @@ def draw_case(pairs: Sequence[AlignedPair], which: int, number: int, side: int, 
     swapped = bool(number // len(pairs) % 2)
     fixed, moving = (pairs[own].b, pairs[other].a) if swapped else (pairs[own].a, pairs[other].b)
     true = draw_transform(rng, SETS[which], side)
-    y, x = draw_start(rng, true, side, min(fixed.shape))
-    seen = look(moving, shift(y, x) @ true, side)
-    return Case(seen, fixed[y : y + side, x : x + side].copy(), true if present else None, swapped)
-
-
-def mean_error_px(found: Matrix, true: Matrix, side: int) -> float:
-    """Return the mean distance between two transforms over the common area, in pixels of the fixed image."""
-    ordinates = np.linspace(0, side - 1, GRID)
-    fixed_yx = np.stack(np.meshgrid(ordinates, ordinates, indexing="ij"), axis=-1).reshape(-1, 2)
-    moving_yx = apply_transform(np.linalg.inv(true), fixed_yx)
-    common = ((moving_yx >= 0) & (moving_yx <= side - 1)).all(axis=1)
-    apart = np.linalg.norm(apply_transform(found, moving_yx[common]) - fixed_yx[common], axis=1)
-    return float(apart.mean())
+    shown, seen = displace(fixed, moving, true, side, rng)
+    return RegistrationCase(seen, shown, true if present else None)
 
 
 def register_ours(weights: Path | None, moving: Picture, fixed: Picture) -> Answer:
@@ -127,15 +78,12 @@ def register_ours(weights: Path | None, moving: Picture, fixed: Picture) -> Answ
     return Answer(found.moving_to_fixed, found.accepted, found.score)
 
 
-def measure_case(case: Case, methods: Mapping[str, Register]) -> list[dict[str, object]]:
+def measure_case(case: RegistrationCase, methods: Mapping[str, Register]) -> list[dict[str, object]]:
     """Return a row for each method."""
     rows = []
     for name, register in methods.items():
-        answer, error = register(case.moving, case.fixed), np.nan
-        if answer.moving_to_fixed is not None and case.moving_to_fixed is not None:
-            error = mean_error_px(answer.moving_to_fixed, case.moving_to_fixed, case.fixed.shape[0])
-        present = case.moving_to_fixed is not None
-        row = {"method": name, "present": present, "swapped": case.swapped, "error_px": error}
+        answer = register(case.moving, case.fixed)
+        row = {"method": name, "present": case.moving_to_fixed is not None, "error_px": error_of(case, answer.moving_to_fixed)}
         rows.append(row | {"accepted": answer.accepted, "score": answer.score})
     return rows
 
@@ -180,7 +128,7 @@ def measure_cases(
     return pd.DataFrame(rows)
 
 
-def median_seconds(register: Register, cases: Sequence[Case]) -> float:
+def median_seconds(register: Register, cases: Sequence[RegistrationCase]) -> float:
     runs = []
     for case in [cases[0], *cases]:  # the first to warm up
         start = perf_counter()

@@ -326,7 +326,7 @@ class Registration:
         return_px: mean distance between this transform and the one estimated from the fixed to the moving image.
         score: calibrated probability that the mean error is under 5 px.
         accepted: whether the score reaches the least probability asked for. reason: if not, why.
-        start: where the search began: "map" (the files' georeference), "as they lie", or "searched" (all angles and scales).
+        start: where the search began: "map", from what the files state, or "searched", from nothing but the pixels.
         correction: (dy, dx) that the transform adds to what the files' georeference states, at the center of the fixed image,
             in map units; None unless both files state one.
         moving_size, fixed_size: height and width in pixels.

@@ -43,7 +43,8 @@ def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> lis
     shown = [(m.square().sum(1, keepdim=True) > 0).float() for m in (moving, fixed[None])]
     common = _correlation(shown[0], shown[1], size)
     enough = common > LEAST_COMMON * torch.minimum(shown[0].sum((1, 2, 3)), shown[1].sum())[:, None, None]
-    surface = F.avg_pool2d(_correlation(maps[0], maps[1], size), 3, stride=1, padding=1) / common.clamp(min=1).sqrt()
+    around = F.pad(_correlation(maps[0], maps[1], size), (1, 1, 1, 1), mode="circular")  # shifts of -1 lie beside those of 0
+    surface = F.avg_pool2d(around, 3, stride=1) / common.clamp(min=1).sqrt()
     votes = []
     for own, counted in zip(surface, enough, strict=True):
         if not counted.any():
@@ -108,7 +109,7 @@ def _search(
     d, h, w = maps.shape
     reach = torch.arange(-radius, radius + 1)
     offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)  # (K, 2)
-    columns, places, values = maps.reshape(d, -1), [], []
+    columns, places, values = maps.reshape(d, -1), [around_yx[:0]], [around_yx[:0, 0]]
     step = max(1, _CHUNK // (h * w))
     for first in range(0, len(described), step):
         cells = around_yx[first : first + step].round().long()[:, None] + offsets  # (n, K, 2)

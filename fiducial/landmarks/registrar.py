@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int
 from torch import Tensor
 
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
@@ -83,20 +83,41 @@ class Search:
     model: Model
 
 
-def decode(score: Float32[Tensor, "H W"], shown: Bool[Tensor, "H W"], most: int) -> tuple[Yx, Float64[np.ndarray, " n"]]:
-    """Return the peaks of O that lie at least SPACING_PX apart, to a fraction of a pixel, and O there, highest first."""
-    masked = score.masked_fill(~shown, 0.0)
-    top = F.max_pool2d(masked[None], 2 * SPACING_PX + 1, stride=1, padding=SPACING_PX)[0]
-    y, x = ((masked == top) & (masked > 0)).nonzero().T
-    order = masked[y, x].argsort(descending=True, stable=True)[:most]
-    y, x = y[order], x[order]
-    padded = F.pad(score[None], (1, 1, 1, 1), mode="replicate")[0]
-    middle, parts = padded[y + 1, x + 1], []
-    for low, high in ((padded[y, x + 1], padded[y + 2, x + 1]), (padded[y + 1, x], padded[y + 1, x + 2])):
-        bend = (2 * middle - low - high).clamp(min=1e-6)
-        parts.append(((high - low) / (2 * bend)).clamp(-0.5, 0.5))  # the top of a parabola
-    yx = torch.stack([y + parts[0], x + parts[1]], 1)
-    return yx.double().cpu().numpy(), middle.double().cpu().numpy()
+def decode(
+    score: Float32[Tensor, "H W"], shown: Bool[Tensor, "H W"], most: int, spacing_px: int = SPACING_PX
+) -> tuple[Yx, Float64[np.ndarray, " n"]]:
+    """Return the places of the highest O, each at least `spacing_px` along an axis from those before it, and O there.
+
+    A place that is a peak is given to a fraction of a pixel. Points are taken in rounds: all that are highest in their
+    neighborhood, then the same of what these leave.
+    """
+    left, side = score.masked_fill(~shown, 0.0), 2 * spacing_px - 1
+    parts: list[Tensor] = []
+    found = score.new_zeros(0)
+    while int((found > left.max()).sum()) < most:
+        top = F.max_pool2d(left[None], side, stride=1, padding=side // 2)[0]
+        taken = (left == top) & (left > 0)
+        if not taken.any():
+            break
+        parts.append(taken.nonzero())
+        found = torch.cat([found, left[taken]])
+        near = F.max_pool2d(taken[None].float(), side, stride=1, padding=side // 2)[0]
+        left = left.masked_fill(near > 0, 0.0)
+    order = found.argsort(descending=True, stable=True)[:most]
+    yx = torch.cat([*parts, torch.zeros((0, 2), dtype=torch.long)])[order]
+    return (yx + _offset(score, yx)).double().cpu().numpy(), found[order].double().cpu().numpy()
+
+
+def _offset(score: Float32[Tensor, "H W"], yx: Int[Tensor, "n 2"]) -> Float32[Tensor, "n 2"]:
+    """Return how far the top of a parabola through a peak and its neighbors lies from it; 0 for what is no peak."""
+    padded = F.pad(score[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    y, x = (yx + 1).T
+    middle, parts = padded[y, x], []
+    for low, high in ((padded[y - 1, x], padded[y + 1, x]), (padded[y, x - 1], padded[y, x + 1])):
+        bend = 2 * middle - low - high
+        is_peak = (middle >= low) & (middle >= high) & (bend > 0)
+        parts.append(torch.where(is_peak, (high - low) / (2 * bend.clamp(min=1e-6)), torch.zeros_like(bend)))
+    return torch.stack(parts, 1).clamp(-0.5, 0.5)
 
 
 class ImageRegistrar:
@@ -304,7 +325,8 @@ class ImageRegistrar:
         if by_peaks:
             outputs = self.forward(there), self.forward(view)
             maps = [output.descriptors[0] for output in outputs]
-            points = [decode(output.score[0], both, POINTS)[0] for output in outputs]
+            spacing = max(SPACING_PX, round(0.6 * (float(both.sum()) / POINTS) ** 0.5))  # so that they are spread
+            points = [decode(output.score[0], both, POINTS, spacing)[0] for output in outputs]
         else:
             maps = list(self.describe(np.stack([there, view]), np.stack([present, inside])))
             points = [_grid_points(both)] * 2
