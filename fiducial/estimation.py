@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from fiducial.coords import Matrix, apply_transform
+from fiducial.coords import Matrix, apply_transform, corners_yx
 
 Model = Literal["shift", "similarity", "affine", "homography"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -107,12 +107,26 @@ def held_out_error(model: Model, source_yx: Points, target_yx: Points, folds: in
 def transform_distance(a: Matrix, b: Matrix, moving_size: tuple[int, int], fixed_size: tuple[int, int]) -> float:
     """Return the mean distance between two transforms from a moving to a fixed image, in pixels of the fixed one.
 
-    It is averaged over the points of a grid on the moving image that `a` puts into the fixed one; NaN where there are none.
+    It is averaged over a grid of points that `a` puts into the fixed image; NaN where there are none.
     """
-    y, x = (np.linspace(0, side - 1, _GRID) for side in moving_size)
-    points = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
-    placed = apply_transform(a, points)
-    common = ((placed >= 0) & (placed <= np.array(fixed_size) - 1)).all(axis=1)
-    if not common.any():
+    points = common_grid(a, moving_size, fixed_size, _GRID)
+    if not len(points):
         return float("nan")
-    return float(np.linalg.norm(placed[common] - apply_transform(b, points[common]), axis=1).mean())
+    return float(np.linalg.norm(apply_transform(a, points) - apply_transform(b, points), axis=1).mean())
+
+
+def common_grid(matrix: Matrix, moving_size: tuple[int, int], fixed_size: tuple[int, int], count: int) -> Points:
+    """Return points of the moving image that a transform puts into the fixed one: of a grid of `count` a side, those inside.
+
+    The grid spans what the fixed image may show, however small a part of the moving image that is.
+    """
+    low, high = np.zeros(2), np.array(moving_size) - 1.0
+    if np.linalg.matrix_rank(matrix) == 3:
+        back = np.column_stack([corners_yx(fixed_size)[:, ::-1], np.ones(4)]) @ np.linalg.inv(matrix).T
+        if (back[:, 2] > 0).all():  # else the moving image's horizon lies in the fixed one
+            seen = back[:, 1::-1] / back[:, 2:]
+            low, high = np.clip(seen.min(axis=0), low, high), np.clip(seen.max(axis=0), low, high)
+    sides = (np.linspace(a, b, count) for a, b in zip(low, high, strict=True))
+    points = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
+    placed = apply_transform(matrix, points)
+    return points[((placed >= 0) & (placed <= np.array(fixed_size) - 1)).all(axis=1)]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
-from fiducial.estimation import Model, Points, estimate, held_out_error, transform_distance
+from fiducial.estimation import Model, Points, common_grid, estimate, held_out_error, transform_distance
 
 REACH_PX = 3.0  # within which ties agree, in pixels of the frame
 
@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 _LOST_PX = 20.0  # of the frame: what an estimate counts as that failed
 _CELLS = 6  # a side of the fixed image, in which ties are looked for
-_GRID = 24  # points a side of the moving image
+_GRID = 24  # points a side of what the images have in common
 TILES = 3  # a side, of a large scene, that refine the transform at each finer scale
 _LEAST_TILE_PX = 64
 
@@ -102,18 +102,12 @@ def _log_px(error_px: float) -> float:
 def spread(matrix: Matrix, ties: Ties, moving_size: Size, fixed_size: Size) -> float:
     """Return the share of the common area, in cells of the fixed image, in which there are ties."""
     cells = []
-    for yx in (_placed_grid(matrix, moving_size), ties.fixed_yx):
+    for yx in (apply_transform(matrix, common_grid(matrix, moving_size, fixed_size, _GRID)), ties.fixed_yx):
         cell = np.floor(_CELLS * yx / np.array(fixed_size)).astype(int)
         inside = ((cell >= 0) & (cell < _CELLS)).all(axis=1)
         cells.append(set(map(tuple, cell[inside].tolist())))
     common, tied = cells
     return len(common & tied) / len(common) if common else 0.0
-
-
-def _placed_grid(matrix: Matrix, moving_size: Size) -> Points:
-    """Return where a grid of points of the moving image lies on the fixed one."""
-    sides = (np.linspace(0, side - 1, _GRID) for side in moving_size)
-    return apply_transform(matrix, np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2))
 
 
 def error_estimate(answer: Answer) -> float:
@@ -145,11 +139,10 @@ def spread_tiles(
     matrix: Matrix, scale: float, moving_size: Size, fixed_size: Size, longest_px: int
 ) -> list[tuple[tuple[float, float], Size]]:
     """Return the first pixels and sizes of tiles, spread over what the images have in common, in a frame of that scale."""
-    placed = _placed_grid(matrix, moving_size) * scale
-    inside = placed[((placed >= 0) & (placed < np.array(fixed_size) * scale)).all(axis=1)]
-    if not len(inside):
+    placed = apply_transform(matrix, common_grid(matrix, moving_size, fixed_size, _GRID)) * scale
+    if not len(placed):
         return []
-    low, high = inside.min(axis=0), inside.max(axis=0)
+    low, high = placed.min(axis=0), placed.max(axis=0)
     size = np.clip(high - low, _LEAST_TILE_PX, longest_px).astype(int)
     starts = [np.unique(np.linspace(a, max(b - n, a), TILES).round()) for a, b, n in zip(low, high, size, strict=True)]
     return [((float(top), float(left)), (int(size[0]), int(size[1]))) for top in starts[0] for left in starts[1]]

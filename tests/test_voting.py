@@ -70,11 +70,21 @@ def test_cells_that_show_nothing_do_not_vote() -> None:
     there[:, 35:] = 0
     (found,) = vote(part[None], there)
     assert found.shift_yx == (11, 23)
-    common = F.normalize(torch.ones(D, 1, 1) + 0.2 * smooth(), dim=0)  # what all cells share says nothing
-    frame = common.clone()
-    frame[:, :, :35] = 0  # a block of zeros lies on a block of zeros at any shift but this one
-    (found,) = vote(common[None, :, 11:41, 30:65], frame)
-    assert found.shift_yx == (11, 30)
+
+
+def test_blocks_without_data_are_not_laid_on_each_other() -> None:
+    alike = F.normalize(torch.ones(D, 1, 1) + 0.2 * smooth(), dim=0)  # what all cells share says nothing
+    moving, fixed = alike[None, :, 11:41, 20:65].clone(), alike.clone()
+    moving[..., :25], fixed[:, :, :35] = 0, 0
+    (found,) = vote(moving, fixed)
+    assert found.shift_yx == (11, 20)
+
+
+def test_a_large_area_that_agrees_a_little_wins_over_small_ones_that_agree_by_chance() -> None:
+    moving, noise = smooth((60, 70)), smooth((60, 70), seed=4)
+    fixed = F.normalize(0.2 * moving + noise, dim=0)
+    (found,) = vote(moving[None], fixed)
+    assert found.shift_yx == (0, 0)
 
 
 def test_maps_that_show_nothing_have_no_vote() -> None:
@@ -87,15 +97,15 @@ def test_maps_that_show_nothing_have_no_vote() -> None:
 
 
 def test_a_sliver_in_common_is_not_enough() -> None:
-    canvas = whole((120, 130))
-    moving, fixed = canvas[:, 40:80, 40:80], canvas[:, 76:116, 40:80]  # 4 of 40 rows
-    (found,) = vote(moving[None], fixed)
-    assert found.shift_yx != (-36, 0)
+    canvas = smooth((120, 130))
+    moving = canvas[:, 40:80, 5:125]
+    found = [vote(moving[None], canvas[:, 40 + dy : 80 + dy, 5:125])[0].shift_yx == (-dy, 0) for dy in (30, 33, 35)]
+    assert found == [True, True, False]  # 10, 7 and 5 of 40 rows
 
 
 def field(yx: torch.Tensor) -> torch.Tensor:
     """Unit descriptors (D, ...) at points of a plane, smooth and each unlike the others."""
-    angle = torch.linspace(0, 3, D // 2)
+    angle = 2.4 * torch.arange(D // 2)  # by the golden angle: no direction counts more
     rate = torch.stack([angle.cos(), angle.sin()], 1) * torch.linspace(0.1, 0.5, D // 2)[:, None]
     phase = torch.tensordot(rate, yx, dims=([1], [-1]))
     return torch.cat([phase.cos(), phase.sin()]) / (D // 2) ** 0.5
@@ -131,8 +141,8 @@ def test_nothing_is_found_beyond_the_radius() -> None:
     yx = points(14, (25, 32))
     near, far = (match_near(own, other, yx, (0.0, 0.0), radius) for radius in (4, 9))
     assert np.abs(near.other_yx - near.own_yx.round()).max() <= 4.5
-    assert (apart(near, yx.numpy() + [0, 7]) > 2).all()
-    assert apart(far, yx.numpy() + [0, 7]).max() < 0.15
+    assert (apart(near, yx.numpy() + np.array([0, 7])) > 2).all()
+    assert apart(far, yx.numpy() + np.array([0, 7])).max() < 0.15
     assert far.mutual.all()
 
 
