@@ -8,6 +8,7 @@ Glossary
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -91,33 +92,30 @@ def decode(
     A place that is a peak is given to a fraction of a pixel. Points are taken in rounds: all that are highest in their
     neighborhood, then the same of what these leave.
     """
-    left, side = score.masked_fill(~shown, 0.0), 2 * spacing_px - 1
-    parts: list[Tensor] = []
-    found = score.new_zeros(0)
-    while int((found > left.max()).sum()) < most:
-        top = F.max_pool2d(left[None], side, stride=1, padding=side // 2)[0]
-        taken = (left == top) & (left > 0)
+    grid, kernel = score.cpu().numpy(), np.ones((2 * spacing_px - 1, 2 * spacing_px - 1), np.uint8)
+    left = np.where(shown.cpu().numpy(), grid, np.float32(0))
+    parts, found = [np.zeros((0, 2), int)], np.zeros(0, np.float32)
+    while (found > left.max()).sum() < most:
+        taken = (left == cv2.dilate(left, kernel)) & (left > 0)
         if not taken.any():
             break
-        parts.append(taken.nonzero())
-        found = torch.cat([found, left[taken]])
-        near = F.max_pool2d(taken[None].float(), side, stride=1, padding=side // 2)[0]
-        left = left.masked_fill(near > 0, 0.0)
-    order = found.argsort(descending=True, stable=True)[:most]
-    yx = torch.cat([*parts, torch.zeros((0, 2), dtype=torch.long)])[order]
-    return (yx + _offset(score, yx)).double().cpu().numpy(), found[order].double().cpu().numpy()
+        parts.append(np.argwhere(taken))
+        found = np.concatenate([found, left[taken]])
+        left[cv2.dilate(taken.astype(np.uint8), kernel) > 0] = 0
+    order = np.argsort(-found, kind="stable")[:most]
+    yx = np.concatenate(parts)[order]
+    return yx + _offset(grid, yx), found[order].astype(np.float64)
 
 
-def _offset(score: Float32[Tensor, "H W"], yx: Int[Tensor, "n 2"]) -> Float32[Tensor, "n 2"]:
+def _offset(grid: Float32[np.ndarray, "H W"], yx: Int[np.ndarray, "n 2"]) -> Yx:
     """Return how far the top of a parabola through a peak and its neighbors lies from it; 0 for what is no peak."""
-    padded = F.pad(score[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    y, x = (yx + 1).T
+    padded, (y, x) = np.pad(grid, 1, mode="edge").astype(np.float64), (yx + 1).T
     middle, parts = padded[y, x], []
     for low, high in ((padded[y - 1, x], padded[y + 1, x]), (padded[y, x - 1], padded[y, x + 1])):
         bend = 2 * middle - low - high
-        is_peak = (middle >= low) & (middle >= high) & (bend > 0)
-        parts.append(torch.where(is_peak, (high - low) / (2 * bend.clamp(min=1e-6)), torch.zeros_like(bend)))
-    return torch.stack(parts, 1).clamp(-0.5, 0.5)
+        is_peak = (middle >= low) & (middle >= high) & (bend > 1e-9)
+        parts.append(np.where(is_peak, (high - low) / (2 * np.maximum(bend, 1e-9)), 0.0))
+    return np.clip(np.stack(parts, axis=1), -0.5, 0.5)
 
 
 class ImageRegistrar:
