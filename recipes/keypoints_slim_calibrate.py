@@ -19,6 +19,8 @@ from fiducial.evaluate.keypoints import fit_registrations
 from fiducial.landmarks.network import KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
 
+REFERENCE_PX = 5.0  # by mutual information, optical and SAR images of these pairs lie that far apart in many places
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,7 +35,9 @@ def main() -> None:
     pairs = read_aligned(args.data / "volkov", CALIBRATED)
     with Progress() as bar:
         task = bar.add_task("calibrating", total=args.cases)
-        found = fit_registrations(registrar, pairs, args.cases, lambda done, _: bar.update(task, completed=done))
+        found = fit_registrations(
+            registrar, pairs, args.cases, lambda done, _: bar.update(task, completed=done), reference_px=REFERENCE_PX
+        )
     print(found)
     weights.save(args.out, "keypoints", loaded.network, loaded.card, found)
     print(args.out, hashlib.sha256(args.out.read_bytes()).hexdigest())

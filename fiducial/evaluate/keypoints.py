@@ -117,16 +117,19 @@ def fit_registrations(
     pairs: Sequence[AlignedPair],
     count: int = 200,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    reference_px: float = 0.0,
 ) -> EvidenceCalibration:
     """Fit the probability that the mean error is under 5 px, on cases drawn from pairs that the network has not learned from.
 
+    `reference_px` is by how much the pairs themselves may be off: answers that much farther away still count as right.
     A first fit on every answer tells which one of each case would be given; the second is on these alone.
     """
     cases: list[tuple[list[Answer], list[bool]]] = []
     for done, case in enumerate(draw_cases(pairs, count, seed=7), start=1):
         scenes = open_scene(from_array(case.moving)), open_scene(from_array(case.fixed))
         answers = list(registrar.answers(*scenes, UNKNOWN))
-        cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX for answer in answers]))
+        cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX + reference_px for answer in answers]))
         if progress is not None:
             progress(done, count)
     evidence = np.array([answer.evidence for answers, _ in cases for answer in answers])
