@@ -4,11 +4,14 @@
 
 The photographs come with scikit-image and mahotas. To detect: galaxies, nuclei, coins. To inspect: each is a template; the
 sample is a copy of it with drawn defects, turned, shifted and taken in other light. To locate: each, reduced, is an overview;
-the views are cut from it at full resolution, turned and taken by another detector, and one view is of none of them. Where the
-public datasets are present (--data), real boards are inspected and real micrographs searched too.
+the views are cut from it at full resolution, turned and taken by another detector, and one view is of none of them. To
+register: each is fixed; the moving images show parts of it, turned and scaled, as sensors with other tones would, and one
+shows none of it. Where the public datasets are present (--data), real boards are inspected, real micrographs searched, and
+real radar scenes, from which nothing was learned, laid on optical ones.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -23,12 +26,15 @@ from PIL import Image
 from skimage import data
 
 from fiducial import augment, synth
-from fiducial.coords import image_center_yx, shift, similarity
+from fiducial.coords import Matrix, image_center_yx, shift, similarity
+from fiducial.estimation import transform_distance
 from fiducial.geometry import warp
 
 OUT = Path("demo")
 PHOTOGRAPHS = {"coins": data.coins, "brick": data.brick, "page": data.page}
 OVERVIEWS = {"retina": data.retina, "gravel": data.gravel, "moon": data.moon}
+SCENES = {"196": (-115.0, 0.9), "172": (40.0, 1.1)}  # of Volkov's: by which angle and scale the radar image is displaced
+WRONG_PX = 20.0  # mean error that no answer may have
 
 
 def damaged_copy(photograph: np.ndarray, seed: int) -> np.ndarray:
@@ -150,6 +156,77 @@ def detect_photographs() -> None:
             raise SystemExit(f"the demo expected {low} to {high} blobs in {name}, got {counts[name]}")
 
 
+def part_of(image: np.ndarray, angle: float, scale: float, side: int) -> tuple[np.ndarray, Matrix]:
+    """Return a square part of an image, turned and scaled, in float32 near [0, 1], and the transform from it to the image."""
+    y, x = image_center_yx((image.shape[0], image.shape[1]))
+    matrix = shift(1.05 * y, 0.96 * x) @ similarity(scale, angle) @ shift(*(-c for c in image_center_yx((side, side))))
+    part, _ = warp(image.astype(np.float32) / 255, np.linalg.inv(matrix), (side, side))
+    return part, matrix
+
+
+def taken_by(sensor: str, part: np.ndarray) -> np.ndarray:
+    """Return what another sensor shows: edges, dark on bright; other tones in uneven light; the negative under speckle."""
+    rng = np.random.default_rng(len(sensor))
+    if sensor == "edges":
+        taken = augment.invert(0.9 * augment.gradient_look(part, 1.2))
+    elif sensor == "tones":
+        tones = np.interp(part, [0, 0.35, 0.7, 1], [0.9, 0.1, 0.8, 0.2]).astype(np.float32)
+        taken = augment.add_noise(augment.add_light_gradient(tones, rng, 0.3), rng, 0.02)
+    else:
+        taken = augment.add_speckle(0.5 * augment.blur(1.02 - part, 1.0), rng, 4)
+    return np.clip(taken * 255, 0, 255).astype(np.uint8)
+
+
+def expect_laid(folder: Path, true: Matrix) -> None:
+    """Stop the demo unless the answer was accepted and its mean error is small; pairs of scenes are a few px off themselves."""
+    stated = json.loads((folder / "registration.transform.json").read_text())
+    if not stated["accepted"]:
+        raise SystemExit(f"the demo expected {folder.name} to be accepted, it was {stated['reason']}")
+    error = transform_distance(true, np.array(stated["moving_to_fixed"]), stated["moving_size_yx"], stated["fixed_size_yx"])
+    print(f"  {folder.name}: {error:.2f} px off the truth, {stated['error_px']:.2f} px were to be expected")
+    if not error < WRONG_PX:
+        raise SystemExit(f"the demo expected {folder.name} within {WRONG_PX:g} px, got {error:.1f}")
+
+
+def register_photographs() -> None:
+    """Lay parts of photographs, taken by other sensors, on the photographs; one part is of another thing."""
+    folder = OUT / "register"
+    (folder / "sensors").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
+    Image.fromarray(data.moon()).save(folder / "moon.png")
+    portrait, truth = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2GRAY), {}
+    for name, sensor, image, angle, scale, side in (
+        ("sensors/edges", "edges", portrait, 35.0, 0.8, 420),
+        ("sensors/speckle", "speckle", portrait, 160.0, 1.05, 330),
+        ("moon_tones", "tones", data.moon(), -100.0, 0.9, 400),
+        ("gravel_tones", "tones", data.gravel(), 20.0, 0.8, 420),
+    ):
+        part, truth[Path(name).name] = part_of(image, angle, scale, side)
+        Image.fromarray(taken_by(sensor, part)).save(folder / f"{name}.png")
+    fiducial("register", str(folder / "sensors"), str(folder / "astronaut.png"), "-o", str(folder / "portrait"))
+    fiducial("register", str(folder / "moon_tones.png"), str(folder / "moon.png"), "-o", str(folder / "moon"))
+    for found in (folder / "portrait" / "edges", folder / "portrait" / "speckle", folder / "moon" / "moon_tones"):
+        expect_laid(found, truth[found.name])
+    absent = [str(folder / "gravel_tones.png"), str(folder / "astronaut.png")]
+    fiducial("register", *absent, "-o", str(folder / "absent"), expected=3)
+
+
+def register_scenes(root: Path) -> None:
+    """Lay displaced tiles of two radar scenes on the optical ones, if they are there."""
+    if not (root / "volkov" / "sar").is_dir():
+        print(f"\nVolkov's scenes are not in {root}: real radar images are left out")
+        return
+    folder = OUT / "register" / "scenes"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (angle, scale) in SCENES.items():
+        sar = cv2.imread(str(root / "volkov" / "sar" / f"{name}.jpg"), cv2.IMREAD_GRAYSCALE)
+        part, true = part_of(sar, angle, scale, 600)
+        Image.fromarray(np.clip(part * 255, 0, 255).astype(np.uint8)).save(folder / f"sar_{name}.png")
+        optical = root / "volkov" / "opt" / f"{name}.jpg"
+        fiducial("register", str(folder / f"sar_{name}.png"), str(optical), "-o", str(folder / name))
+        expect_laid(folder / name / f"sar_{name}", true)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -159,7 +236,13 @@ def main() -> None:
     inspect_boards(args.data)
     locate_photographs()
     locate_micrographs(args.data)
-    print("\nLook at:", *sorted(str(path) for path in OUT.rglob("overlay.png")), sep="\n  ")
+    register_photographs()
+    register_scenes(args.data)
+    print(
+        "\nLook at:",
+        *sorted(str(path) for kind in ("overlay", "checkerboard") for path in OUT.rglob(f"{kind}.png")),
+        sep="\n  ",
+    )
 
 
 if __name__ == "__main__":
