@@ -30,6 +30,7 @@ def stated_transform(moving: Image, fixed: Image) -> Matrix | None:
 
 
 def _projected(moving: Image, fixed: Image, to_fixed: Matrix) -> Matrix:
+    from rasterio._err import CPLE_BaseError  # noqa: PLC0415 (what GDAL raises is no RasterioError)
     from rasterio.errors import RasterioError  # noqa: PLC0415 (an extra, without which no image has a reference system)
     from rasterio.warp import transform  # noqa: PLC0415
 
@@ -39,8 +40,9 @@ def _projected(moving: Image, fixed: Image, to_fixed: Matrix) -> Matrix:
     world = apply_transform(moving.pixel_to_world, points)
     try:
         x, y = transform(moving.crs, fixed.crs, world[:, 1].tolist(), world[:, 0].tolist())
-    except (RasterioError, ValueError) as error:
-        raise InputError(f"cannot project the map of {moving.name} to that of {fixed.name}: {error}") from error
+    except (CPLE_BaseError, RasterioError, ValueError) as error:
+        why = str(error).splitlines()[0][:200]
+        raise InputError(f"cannot project the map of {moving.name} to that of {fixed.name}: {why}") from error
     placed = apply_transform(to_fixed, np.stack([y, x], 1).astype(np.float64))
     known = np.isfinite(placed).all(axis=1)
     if known.sum() < len(points) // 2:

@@ -16,7 +16,7 @@ Gray = Float32[np.ndarray, "_ _"]
 
 _KEPT_PX = 3_000_000  # pixels of a reduced copy that is kept whole
 _FLAT_PX = 33  # side of a window that holds one value alone where there are no data
-_REACH_PX = 3  # of the resampling
+_REACH_PX = _FLAT_PX + 3  # around a view that are read: of the resampling, and to tell where there are no data
 
 
 @dataclass

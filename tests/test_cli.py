@@ -160,7 +160,9 @@ def test_training_with_groups_held_out_leaves_calibrated_weights(boards: Path) -
 
 
 def test_every_command_shows_an_example_that_names_it() -> None:
-    for words in (["inspect"], ["calibrate", "defects"], ["train", "defects"], ["evaluate", "defects"]):
+    verbs = [["inspect"], ["register"], ["keypoints"]]
+    families = ("defects", "keypoints")
+    for words in (*verbs, ["calibrate", "defects"], *([w, f] for w in ("train", "evaluate") for f in families)):
         text = re.sub(r"\s+", " ", run(*words, "--help")[1])
         assert f"Example: fiducial {' '.join(words)} " in text
     assert re.fullmatch(r"fiducial \d+\.\d+\.\d+\n", run("--version")[1])

@@ -132,8 +132,8 @@ def fit_registrations(
         cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX + reference_px for answer in answers]))
         if progress is not None:
             progress(done, count)
-    evidence = np.array([answer.evidence for answers, _ in cases for answer in answers])
-    right = np.array([value for _, values in cases for value in values])
+    evidence = np.array([answer.evidence for answers, _ in cases for answer in answers]).reshape(-1, len(EVIDENCE))
+    right = np.array([value for _, values in cases for value in values], bool)
     first = fit_evidence(EVIDENCE, evidence, right)
     judged = ImageRegistrar(registrar.source, first, registrar.device, bf16=registrar.bf16)
     best = [(a, r) for a, r in cases if a]
