@@ -206,9 +206,9 @@ class ImageRegistrar:
         score = 0.0 if found is None else self.probability(found.evidence)
         reason = ""
         if found is None:
-            reason = "refused: nothing was found on which enough points of the two images agree"
+            reason = "nothing was found on which enough points of the two images agree"
         elif score < min_probability:
-            reason = f"refused: the mean error is under 5 px with probability {score:.2f}, needs {min_probability:g}"
+            reason = f"the mean error is under 5 px with probability {score:.2f}, needs {min_probability:g}"
         nothing = np.zeros((0, 2))
         ties = Ties(nothing, nothing, nothing[:, 0], nothing[:, 0] > 0) if found is None else found.ties
         matrix = None if found is None else found.matrix
