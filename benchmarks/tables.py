@@ -14,7 +14,13 @@ from result_files import FOLDER
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "model_cards"
-DOCS = (ROOT / "README.md", CARDS / "blobs_slim.md", CARDS / "defects_slim.md", CARDS / "places_slim.md")
+DOCS = (
+    ROOT / "README.md",
+    CARDS / "blobs_slim.md",
+    CARDS / "defects_slim.md",
+    CARDS / "keypoints_slim.md",
+    CARDS / "places_slim.md",
+)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -323,7 +323,8 @@ class Registration:
         error_px: what the mean error of the transform over the common area is estimated to be, in pixels of the fixed image,
             from points that were held out and from the way back; NaN when nothing was found.
         held_out_px: median distance of tie points from transforms that were estimated without them.
-        return_px: mean distance between this transform and the one estimated from the fixed to the moving image.
+        return_px: how far the estimates from either image's keypoints alone lie from this transform: the sum of both mean
+            distances.
         score: calibrated probability that the mean error is under 5 px.
         accepted: whether the score reaches the least probability asked for. reason: if not, why.
         start: where the search began: "map", from what the files state, or "searched", from nothing but the pixels.

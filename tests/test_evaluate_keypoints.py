@@ -139,9 +139,9 @@ def test_training_on_a_folder_ends_in_calibrated_weights(
     assert f"8 scenes of {data.name}" in loaded.card["data"]
 
 
-def test_training_needs_five_images(tmp_path: Path) -> None:
+def test_training_needs_ten_images(tmp_path: Path) -> None:
     pytest.importorskip("fiducial.train.keypoints", reason="extra `train` is not installed")
     cv2.imwrite(str(tmp_path / "one.png"), pairs(1)[0].a)
     status, _, line = run("train", "keypoints", "--data", tmp_path, "-o", tmp_path / "run", "--scratch")
     assert status == 2
-    assert "at least 5" in line
+    assert "at least 10" in line

@@ -22,6 +22,7 @@ from fiducial.records import InputError
 from fiducial.train.loop import Schedule, Task, fit, hold_out
 
 CASES, SEED = 120, 3  # that probabilities are fitted on; of the changes of modality
+LEAST = 10  # pairs or images, of which two are held out: cases need a second scene
 EASE = 0.4  # of the first stage's homographies
 SHARES = (0.15, 0.6, 0.25)  # of the steps, by stage
 SLOWER = 0.5  # learning rate of the third stage, in parts of that of the others
@@ -75,11 +76,13 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
     Probabilities are fitted on the last fifth by name, which is not trained on.
 
     Raises:
-        InputError: fewer than five pairs or images in the folder, or as `train_keypoints`.
+        InputError: fewer than ten pairs or images in the folder, or as `train_keypoints`.
     """
     paired = any((data / first).is_dir() for first, _ in ALIGNED_FOLDERS)
     images = () if paired else read_textures((data,), longest_px=2048)
     pairs = read_aligned(data) if paired else tuple(_with_itself(image, i) for i, image in enumerate(images))
+    if len(pairs) < LEAST:
+        raise InputError(f"training needs at least {LEAST} pairs or images, {data} holds {len(pairs)}")
     kept, held = hold_out(pairs, data)
     begun = None if scratch else weights.load("keypoints", start).network
     assert begun is None or isinstance(begun, KeypointNet)
