@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from fiducial.coords import apply_transform, cell_centers_yx, shift
 from fiducial.landmarks.loss import (
+    CORRELATION,
     DELTA,
+    NEAR_PX,
     STEP,
     TEMPERATURE,
     WINDOW,
     Truth,
     agreement_loss,
     contrast_loss,
+    correlation_loss,
     huber_loss,
     loss,
     on_grid_of_a,
@@ -274,7 +277,8 @@ def everywhere(x: torch.Tensor) -> torch.Tensor:
 
 def test_constant_maps_agree_by_chance_alone() -> None:
     flat = torch.full((1, *SIZE), 1.7)
-    torch.testing.assert_close(agreement_loss(flat, flat, everywhere(flat)), torch.tensor(math.log(WINDOW**2)))
+    near = sum(1 for i in range(WINDOW) for j in range(WINDOW) if abs(i - j) <= NEAR_PX)  # pairs along an axis
+    torch.testing.assert_close(agreement_loss(flat, flat, everywhere(flat)), torch.tensor(math.log(WINDOW**4 / near**2)))
 
 
 def peaks(dy: int = 0, dx: int = 0) -> torch.Tensor:
@@ -286,12 +290,35 @@ def peaks(dy: int = 0, dx: int = 0) -> torch.Tensor:
 
 def test_common_peaks_win_over_constant_maps_and_these_over_peaks_apart() -> None:
     flat = torch.zeros(1, 48, 80)
-    common, one_constant, apart = (agreement_loss(peaks(), other, everywhere(flat)) for other in (peaks(), flat, peaks(0, 3)))
+    others = peaks(), peaks(NEAR_PX, -NEAR_PX), flat, peaks(0, NEAR_PX + 1)
+    common, near, one_constant, apart = (agreement_loss(peaks(), other, everywhere(flat)) for other in others)
     constant = agreement_loss(flat, flat, everywhere(flat))
     assert STEP < WINDOW
     assert common < 0.01
-    torch.testing.assert_close(one_constant, constant)  # whatever the other map holds
+    assert near < 0.01
+    assert common < one_constant < apart
     assert common < constant < apart
+
+
+def test_maps_correlate_with_themselves_and_constant_ones_with_nothing() -> None:
+    score = torch.rand(2, 60, 70, generator=torch.Generator().manual_seed(1))
+    other = torch.rand(2, 60, 70, generator=torch.Generator().manual_seed(2))
+    itself, scaled, negative, constant, strange = (
+        correlation_loss(score, b, everywhere(score)) for b in (score, 3 * score + 1, -score, torch.ones_like(score), other)
+    )
+    torch.testing.assert_close(itself, torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled, torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(negative, torch.tensor(2.0), atol=1e-5, rtol=0)
+    assert constant == pytest.approx(1, abs=0.05)
+    assert strange == pytest.approx(1, abs=0.3)
+
+
+def test_correlation_looks_only_where_both_views_show_the_scene() -> None:
+    score = torch.rand(1, 60, 70, generator=torch.Generator().manual_seed(1))
+    other, shown = score.clone(), everywhere(score)
+    other[:, :, 40:], shown[:, :, 40:] = 50, False
+    assert correlation_loss(score, other, shown) < 1e-4
+    assert correlation_loss(score, other, everywhere(score)) > 0.5
 
 
 def test_a_lattice_that_ignores_the_image_loses_once_a_view_is_moved() -> None:
@@ -300,7 +327,7 @@ def test_a_lattice_that_ignores_the_image_loses_once_a_view_is_moved() -> None:
     still, shown = on_grid_of_a(lattice, make_truth((48, 80)))
     moved, shown_then = on_grid_of_a(lattice, make_truth((48, 80), shift(5, 6)))
     assert agreement_loss(lattice, still, shown) < 0.01
-    assert agreement_loss(lattice, moved, shown_then) > math.log(WINDOW**2)
+    assert agreement_loss(lattice, moved, shown_then) > 3
 
 
 def test_windows_that_hardly_show_the_scene_do_not_count() -> None:
@@ -333,6 +360,7 @@ def test_the_loss_is_the_sum_of_its_terms_and_0_where_nothing_is_shown() -> None
     moved, shown = on_grid_of_a(b.score, truth)
     contrast = contrast_loss(a.descriptors, b.descriptors, truth)
     terms = contrast + agreement_loss(a.score, moved, shown) + huber_loss(a.score, moved, shown)
+    terms = terms + CORRELATION * correlation_loss(a.score, moved, shown)
     torch.testing.assert_close(loss(a, b, truth), terms)
     hidden = replace(truth, shown_a=torch.zeros_like(truth.shown_a))
     torch.testing.assert_close(loss(a, b, hidden), contrast)

@@ -132,8 +132,11 @@ def correlation_loss(
 
     Maps that agree on where points are many agree on which are the best. A constant map correlates with nothing.
     """
-    m = shown.float()
-    count = m.sum((1, 2)).clamp(min=1)
+    some = shown.flatten(1).any(1)
+    if not some.any():
+        return score_a.sum() * 0
+    score_a, moved_b, m = score_a[some], moved_b[some], shown[some].float()
+    count = m.sum((1, 2))
     total = score_a.new_zeros(())
     for side in BLURS_PX:
         weight = F.avg_pool2d(m[:, None], side, stride=1, padding=side // 2)[:, 0].clamp(min=1e-6)
