@@ -49,7 +49,7 @@ def keypoints(
     if most < 1:
         raise InputError(f"most must be at least 1, got {most}")
     seen = as_image(image, max_bytes)
-    loaded, registrar = load_registrar(weights, device)
+    loaded, registrar = _load(weights, device)  # the scores of points need no calibration
     made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", most),))
     return registrar.keypoints(seen, made, most, progress)
 
@@ -157,15 +157,20 @@ def _ratio_of_pixels(moving: Image, fixed: Image) -> float | None:
 
 
 def load_registrar(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, ImageRegistrar]:
-    """Load weights once per process, device and version of the file."""
-    return _load_registrar(None if weights is None else str(weights), device, version_of(weights))
+    """Load calibrated weights once per process, device and version of the file; raises as `register`."""
+    loaded, registrar = _load(weights, device)
+    check_evidence(loaded, EVIDENCE)
+    return loaded, registrar
+
+
+def _load(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, ImageRegistrar]:
+    return _load_version(None if weights is None else str(weights), device, version_of(weights))
 
 
 @lru_cache(maxsize=4)
-def _load_registrar(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, ImageRegistrar]:
+def _load_version(weights: str | None, device: str, changed: int) -> tuple[weight_files.Weights, ImageRegistrar]:
     loaded = weight_files.load("keypoints", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, KeypointNet)
-    check_evidence(loaded, EVIDENCE)
-    assert isinstance(loaded.calibration, EvidenceCalibration)
-    return loaded, ImageRegistrar(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
+    known = loaded.calibration if isinstance(loaded.calibration, EvidenceCalibration) else None
+    return loaded, ImageRegistrar(loaded.network, known, where, bf16=has_fast_bf16(where))
