@@ -33,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/defects_ablation.py --data $(DATA)
 	$(BIN)/python benchmarks/defects_large.py
 	$(BIN)/python benchmarks/places_sem.py --data $(DATA)
+	$(BIN)/python benchmarks/keypoints_reference.py --data $(DATA)
 	$(BIN)/python benchmarks/keypoints_repeatability.py --data $(DATA)
 	$(BIN)/python benchmarks/keypoints_registration.py --data $(DATA)
 
