@@ -7,7 +7,6 @@ python recipes/keypoints_slim_calibrate.py --data ../shared/data --weights runs/
 
 import argparse
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 from keypoints_data import CALIBRATED
@@ -20,7 +19,6 @@ from fiducial.evaluate.keypoints import fit_registrations
 from fiducial.landmarks.network import KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
 
-SCALE_WEIGHTS = (0.1, 0.0, 0.9)  # of eq. 7; on these scenes the excess of repeatability was 0.20, with (0.1, 0.3, 0.6) 0.17
 REFERENCE_PX = 5.0  # by mutual information, optical and SAR images of these pairs lie that far apart in many places
 
 
@@ -33,7 +31,6 @@ def main() -> None:
     args = parser.parse_args()
     loaded, where = weights.load("keypoints", args.weights), choose_device("auto")
     assert isinstance(loaded.network, KeypointNet)
-    loaded.network.config = replace(loaded.network.config, scale_weights=SCALE_WEIGHTS)
     registrar = ImageRegistrar(loaded.network, None, where, bf16=has_fast_bf16(where))
     pairs = read_aligned(args.data / "volkov", CALIBRATED)
     with Progress() as bar:
