@@ -16,7 +16,7 @@ LEVELS = (
     {"version", "coords"},
     {"records", "layers", "regions"},
     {"images", "device"},
-    {"drawing", "estimation", "geometry", "metrics", "augment"},
+    {"drawing", "estimation", "geometry", "metrics", "augment", "pages"},
     {"crowds", "georeference", "ties"},
     {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled", "resampling"},
     {"scenes", "voting"},
