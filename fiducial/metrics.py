@@ -1,6 +1,6 @@
 """Define every score once. Undefined is NaN."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,13 +121,66 @@ def average_precision(score: Float64[np.ndarray, " n"], true: Bool[np.ndarray, "
     return float(envelope[steps].sum() / objects)
 
 
+@dataclass(frozen=True)
+class Bins:
+    """Answers by the probability that they state, in equal bins of it.
+
+    Attributes:
+        low, high: of each bin; an answer that states `high` belongs to the next one, 1 to the last.
+        answers: how many there are. stated: mean probability of them, NaN of none. true: how many are true.
+    """
+
+    low: Float64[np.ndarray, " b"]
+    high: Float64[np.ndarray, " b"]
+    answers: Int64[np.ndarray, " b"]
+    stated: Float64[np.ndarray, " b"]
+    true: Int64[np.ndarray, " b"]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: |mean probability - share of true| averaged over the answers; NaN without any."""
+        n, full = self.answers.sum(), self.answers > 0
+        gaps = np.abs(self.answers[full] * self.stated[full] - self.true[full])
+        return float(gaps.sum() / n) if n else float("nan")
+
+
+def reliability(probability: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"], bins: int = 10) -> Bins:
+    """Return how often answers are true by the probability that they state."""
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    answers = np.bincount(which, minlength=bins)
+    sums = np.bincount(which, probability, minlength=bins)
+    stated = np.divide(sums, answers, out=np.full(bins, np.nan), where=answers > 0)
+    edges = np.arange(bins + 1) / bins
+    return Bins(edges[:-1], edges[1:], answers, stated, np.bincount(which[true], minlength=bins))
+
+
 def calibration_error(probability: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"], bins: int = 10) -> float:
     """Return the expected calibration error: |mean probability - share of true| averaged over equal bins of probability."""
-    if not len(probability):
-        return float("nan")
-    which = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [abs(probability[which == b].mean() - true[which == b].mean()) * (which == b).sum() for b in np.unique(which)]
-    return float(sum(gaps) / len(probability))
+    return reliability(probability, true, bins).error
+
+
+def bootstrap_interval(
+    cases: int, score: Callable[[Int64[np.ndarray, " n"]], float], draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a score over cases: what it lies between if cases are drawn anew.
+
+    Args:
+        cases: how many there are; what varies together, such as the blobs of an image, is one case.
+        score: of the cases with these numbers, some of them repeated; where it is NaN, the draw is left out.
+        draws: how many samples of as many cases.
+        seed: of the draws.
+
+    NaN with fewer than two cases, or where half of the draws or more have no score.
+    """
+    if cases < 2:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(cases, size=(draws, cases))
+    values = np.array([score(chosen) for chosen in drawn], dtype=np.float64)
+    known = values[np.isfinite(values)]
+    if 2 * len(known) <= draws:
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def quad_iou(a_yx: Float64[np.ndarray, "4 2"], b_yx: Float64[np.ndarray, "4 2"]) -> float:

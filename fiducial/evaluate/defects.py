@@ -1,7 +1,7 @@
 """Measure `inspect` on annotated pairs: one row of scores per case of displacement."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -112,6 +112,36 @@ def inspector_method(inspector: DefectInspector, *, align: bool = True) -> Metho
     return run
 
 
+def tally_pairs(
+    method: Method,
+    pairs: Sequence[InspectionPair],
+    cases: Sequence[Case] = CASES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[list[Tally]]:
+    """Return, for each case, a tally of each pair; the displacement of pair i is drawn from (seed, i) for every method."""
+    tallies: list[list[Tally]] = [[] for _ in cases]
+    for i, pair in enumerate(pairs):
+        for case, own in zip(cases, tallies, strict=True):
+            sample, template = displace(pair, case, np.random.default_rng([seed, i]))
+            start = perf_counter()
+            answer = method(sample, template)
+            own.append(Tally(seconds=perf_counter() - start))
+            add(own[-1], pair, answer)
+        if progress is not None:
+            progress(i + 1, len(pairs))
+    return tallies
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """Return the sums of tallies."""
+    whole = Tally()
+    for own in tallies:
+        for name in (part.name for part in fields(Tally)):
+            setattr(whole, name, getattr(whole, name) + getattr(own, name))
+    return whole
+
+
 def evaluate_pairs(
     method: Method,
     pairs: Sequence[InspectionPair],
@@ -119,18 +149,10 @@ def evaluate_pairs(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return one row per case; the displacement of pair i is drawn from (seed, i), the same for every method."""
-    tallies = [Tally() for _ in cases]
-    for i, pair in enumerate(pairs):
-        for case, tally in zip(cases, tallies, strict=True):
-            sample, template = displace(pair, case, np.random.default_rng([seed, i]))
-            start = perf_counter()
-            answer = method(sample, template)
-            tally.seconds += perf_counter() - start
-            add(tally, pair, answer)
-        if progress is not None:
-            progress(i + 1, len(pairs))
-    return pd.DataFrame([{"case": case.name} | summarize(tally) for case, tally in zip(cases, tallies, strict=True)])
+    """Return one row per case, of the tallies of `tally_pairs`."""
+    tallies = tally_pairs(method, pairs, cases, seed, progress)
+    rows = [{"case": case.name} | summarize(merged(own)) for case, own in zip(cases, tallies, strict=True)]
+    return pd.DataFrame(rows)
 
 
 def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
