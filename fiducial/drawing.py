@@ -92,7 +92,7 @@ def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> Pil
     The color tells the probability: orange at 0.5 and below, over yellow, to blue-green at 1. 8-bit color is shown in color,
     any other image in gray. A small image is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
     """
-    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else _in_color(image))
+    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else in_color(image))
     size = (canvas.shape[0], canvas.shape[1])
     to_canvas = resize_transform(record.size, size)
     center_yx = apply_transform(to_canvas, record.yx)
@@ -117,7 +117,7 @@ def draw_keypoints(record: Keypoints, image: Shaped[np.ndarray, "h w *c"] | None
     The color tells the score: orange at 0, over yellow, to blue-green at 1. 8-bit color is shown in color, any other image in
     gray. A small image is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
     """
-    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else _in_color(image))
+    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else in_color(image))
     size = (canvas.shape[0], canvas.shape[1])
     at_yx = apply_transform(resize_transform(record.size, size), record.yx)
     for i in np.argsort(record.score, kind="stable").tolist():  # the best last, on top
@@ -229,7 +229,8 @@ def _likely(probability: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _in_color(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+def in_color(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return 8-bit color as it is, any other image in gray, stretched between its percentiles."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4):
         return np.ascontiguousarray(image[..., :3])
     return _to_rgb(image)
