@@ -24,7 +24,8 @@ LEVELS = (
     {"weights"},
     {"evaluate"},
     {"train", "api"},
-    {"runs"},
+    {"runs", "outputs"},
+    {"report"},
     {"searches", "detections", "registrations"},
     {"cli"},
 )

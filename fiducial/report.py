@@ -1,0 +1,280 @@
+"""The page of a run, or of all runs below a folder: what went in, what came out, and what made it.
+
+Everything shown is read back from the files that the run left, and from the images it was given where they still lie.
+"""
+
+import inspect
+import math
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image as PillowImage
+
+from fiducial import api, pages
+from fiducial.drawing import in_color
+from fiducial.images import open_image
+from fiducial.outputs import KINDS, Input, Making, Run, find_file, read_head, read_making
+from fiducial.records import InputError
+from fiducial.scaled import read_shown
+
+HEAD_ROWS = 6  # of each table
+COMMAND_WORDS = 40  # of a command; a shell may have put hundreds of names into it
+NOTES_BYTES = 20_000
+
+_VERBS: dict[str, Callable[..., object]] = {
+    "detect": api.detect,
+    "locate": api.locate,
+    "inspect": api.inspect,
+    "register": api.register,
+}
+_ASKED = {
+    "detect": "where every blob is, how big, how many",
+    "locate": "where each view lies in the overview",
+    "inspect": "what differs from the good template",
+    "register": "how one image lies on the other",
+}
+_READ = {
+    "detect": "found.count, found.count_interval",
+    "locate": "found.found, found.score, found.corners_yx",
+    "inspect": "found.verdict, found.label, found.score",
+    "register": "found.accepted, found.score, found.error_px",
+}
+_DRAWN = {
+    "detect": (("overlay.png", "Each blob in a circle: orange at probability 0.5, blue-green at 1."),),
+    "locate": (("overlay.png", "The view drawn into the overview; beside it the view, and what the overview shows there."),),
+    "inspect": (("overlay.png", "What differs: masks, boxes, classes with probability."),),
+    "register": (
+        ("overlay.png", "The moving image in magenta on the fixed one in green; tie points in yellow."),
+        ("checkerboard.png", "Both images in turn, in squares."),
+    ),
+}
+_TONES = {
+    "good": "good", "done": "good", "found": "good", "accepted": "good", "bad": "bad", "error": "bad",
+    "refused": "refused", "not here": "refused",
+}  # fmt: skip
+_PATHS = ("image", "sample", "template", "query", "corner", "why")  # of a summary, shown elsewhere or too much for a page
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How much of each run is shown, and how large.
+
+    Attributes:
+        most: inputs of one run that are shown. longest_px: side of a drawing; of an image that went in, 0.6 of it.
+    """
+
+    most: int
+    longest_px: int
+
+
+def report_page(runs: list[Run], title: str, home: Path, most: int = 50) -> str:
+    """Return the page of some runs that lie in `home`; of each, at most so many inputs are shown."""
+    shown = sum(min(most, len(run.inputs)) for run in runs)
+    layout = Layout(most, round(min(1024.0, max(320.0, 1024 * math.sqrt(12 / max(shown, 1))))))
+    if len(runs) == 1:
+        parts = run_parts(runs[0], "run-1", layout)
+        return pages.page(title, *parts, lead=Markup("").join([_lead(runs[0]), _notes(home)]))
+    sections = [
+        pages.section(f"{run.verb}: {_below(run.folder, home)}", _lead(run), _notes(run.folder), *parts, anchor=f"run-{i}")
+        for i, run in enumerate(runs, start=1)
+        if (parts := run_parts(run, f"run-{i}", layout))
+    ]
+    lead = (pages.paragraph(f"{len(runs)} runs of fiducial, {shown} inputs."), _notes(home), _all_runs(runs, home))
+    return pages.page(title, *sections, lead=Markup("").join(lead))
+
+
+def run_parts(run: Run, anchor: str, layout: Layout) -> list[Markup]:
+    """Return what is shown of one run: how it was made, its summary, and its inputs."""
+    entries = run.inputs[: layout.most]
+    makings = [read_making(run, entry.name) for entry in entries]
+    parts = [_command(run), pages.key_values(_made(run, makings)), _summary(run, anchor, layout.most)]
+    if len(entries) < len(run.inputs):
+        parts.append(pages.note(f"The first {len(entries)} of {len(run.inputs):,} inputs are shown."))
+    for i, (entry, making) in enumerate(zip(entries, makings, strict=True), start=1):
+        own = [pair for pair in making.parameters if pair not in _common(makings)]
+        parts.append(pages.section(entry.name, *_input(run, entry, own, layout), level=3, anchor=f"{anchor}-{i}"))
+    return parts
+
+
+def _lead(run: Run) -> Markup:
+    """Return a run's question, its answers counted, and how long it took."""
+    counted = Counter(entry.answer for entry in run.inputs)
+    words = [f"{n} {word}" for word, n in counted.items()]
+    if run.verb == "detect":
+        counts = pd.to_numeric(pd.Series([run.measured(e.name, "count") for e in run.inputs], dtype=str), errors="coerce")
+        words = [f"{int(counts.sum()):,} blobs"] + ([f"{counted['error']} error"] if counted["error"] else [])
+    time = "" if math.isnan(run.seconds) else f", in {run.seconds:.1f} s"
+    inputs = f"{len(run.inputs):,} input{'s' * (len(run.inputs) != 1)}"
+    return pages.paragraph(f"Asked: {_ASKED[run.verb]}. {inputs}: {', '.join(words) or 'none done'}{time}.")
+
+
+def _notes(folder: Path) -> Markup:
+    """Return what somebody wrote into notes.txt, a paragraph for each that an empty line sets off."""
+    path = folder / "notes.txt"
+    if not path.is_file():
+        return Markup("")
+    with path.open("rb") as file:
+        text = file.read(NOTES_BYTES).decode("utf-8", "replace")
+    return Markup("").join(pages.paragraph(part.strip()) for part in text.split("\n\n") if part.strip())
+
+
+def _all_runs(runs: list[Run], home: Path) -> Markup:
+    rows = [
+        {
+            "run": pages.link(f"run-{i}", f"{run.verb}: {_below(run.folder, home)}"),
+            "inputs": len(run.inputs),
+            "answers": ", ".join(f"{n} {word}" for word, n in Counter(entry.answer for entry in run.inputs).items()),
+            "seconds": run.seconds,
+        }
+        for i, run in enumerate(runs, start=1)
+    ]
+    return pages.table(pd.DataFrame(rows), "Runs", digits=3)
+
+
+def _below(folder: Path, home: Path) -> str:
+    return str(folder.relative_to(home)) if folder.is_relative_to(home) and folder != home else folder.resolve().name
+
+
+def _command(run: Run) -> Markup:
+    if not run.command:
+        return pages.note("The command is not recorded: there is no run.json.")
+    words, more = run.command[:COMMAND_WORDS], len(run.command) - COMMAND_WORDS
+    return pages.code(shlex.join(words) + (f" … and {more} more words" if more > 0 else ""), "Command")
+
+
+def _made(run: Run, makings: list[Making]) -> list[tuple[str, object]]:
+    """Return the names and values that say what made a run: weights with their hash, version, parameters, start."""
+    weights = dict.fromkeys((m.weights, m.sha256) for m in makings if m.weights)
+    versions = dict.fromkeys([*([run.version] if run.version else []), *(m.version for m in makings if m.version)])
+    pairs: list[tuple[str, object]] = [
+        ("Weights", Markup("{}, SHA-256 <code>{}</code>").format(name, sha256)) for name, sha256 in weights
+    ]
+    pairs += [("Version", ", ".join(versions))] if versions else []
+    pairs += [("Parameters", _listing(_common(makings)))] if _common(makings) else []
+    pairs += [("Started", run.started.replace("T", " "))] if run.started else []
+    return [*pairs, ("Folder", str(run.folder))]
+
+
+def _common(makings: list[Making]) -> list[tuple[str, object]]:
+    """Return the parameters that all inputs have in common."""
+    known = [making.parameters for making in makings if making.weights]
+    return [pair for pair in known[0] if all(pair in other for other in known)] if known else []
+
+
+def _listing(pairs: list[tuple[str, object]]) -> str:
+    return ", ".join(f"{name} {'none' if value is None else pages.shown(value).unescape()}" for name, value in pairs)
+
+
+def _summary(run: Run, anchor: str, most: int) -> Markup:
+    """Return summary.csv without paths and without columns that are empty or all 0, each shown input's name a link."""
+    if run.summary.empty:
+        return pages.note("summary.csv is missing, or is no table.")
+    columns = [name for name in run.summary.columns if not name.startswith(_PATHS) and run.summary[name].ne("").any()]
+    columns = [name for name in columns if not (name.startswith("n_") and run.summary[name].isin(["", "0"]).all())]
+    table = run.summary[columns].head(most)
+    table = pd.DataFrame({name: table[name] if name == "name" else _as_numbers(table[name]) for name in columns})
+    if "source" in columns:
+        table["source"] = [Path(str(path)).name for path in table["source"]]
+    at = {entry.name: f"{anchor}-{i}" for i, entry in enumerate(run.inputs[:most], start=1)}
+    table["name"] = [pages.link(at[name], name) if name in at else name for name in table["name"]]
+    count = f"the first {most} of {len(run.summary):,} rows" if len(run.summary) > most else ""
+    return pages.table(table, f"summary.csv{', ' * bool(count)}{count}")
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """Return a column as numbers where all that stands in it is one, else as it is; nothing is NaN."""
+    numbers = pd.to_numeric(column.where(column != ""), errors="coerce")
+    return numbers if numbers.notna().equals(column != "") else column
+
+
+def _input(run: Run, entry: Input, parameters: list[tuple[str, object]], layout: Layout) -> list[Markup]:
+    """Return what is shown of one input: answer, pictures, table, and the lines that make it again."""
+    parts = [pages.paragraph(pages.answer(entry.answer, _TONES.get(entry.answer, "plain")), _measures(run, entry))]
+    given = [_given(run, role, path, round(0.6 * layout.longest_px)) for role, path in entry.files]
+    drawn = [] if entry.answer == "error" else [_drawn(run, entry, i, layout) for i in range(len(_DRAWN[run.verb]))]
+    pictures = [part for part in (*given, *drawn) if part.startswith("<figure")]
+    parts += [pages.figures(*pictures)] if pictures else []
+    parts += [part for part in (*given, *drawn) if not part.startswith("<figure")]
+    if entry.answer != "error":
+        parts += [_table(run, entry)]
+    facts: list[tuple[str, object]] = [(role.capitalize(), str(path)) for role, path in entry.files]
+    facts += [("Parameters", _listing(parameters))] if parameters else []
+    facts += [] if math.isnan(entry.seconds) else [("Time", f"{entry.seconds:.2f} s")]
+    parts.append(pages.key_values(facts))
+    lines = python_lines(run, entry)
+    return [*parts, pages.code(lines, "The same in Python")] if lines else parts
+
+
+def _measures(run: Run, entry: Input) -> str:
+    """Return what an answer says in numbers, or why there is none."""
+    value = partial(run.measured, entry.name)
+    if entry.answer == "error" or entry.why:
+        return f": {entry.why}"
+    if run.verb == "detect":
+        return f": {value('count')} blobs, between {value('count_low')} and {value('count_high')} with 95 % confidence"
+    if run.verb == "inspect":
+        return f": {value('defects')} defects, {value('coverage')} of the sample inspected"
+    if run.verb == "locate":
+        return f": probability {value('probability')}, at scale {value('scale')}, turned by {value('angle_deg')}°"
+    return f": probability {value('probability')}, mean error about {value('error_px')} px, {value('tie_points')} tie points"
+
+
+def _given(run: Run, role: str, path: Path, longest_px: int) -> Markup:
+    """Return the picture of an image that went in, or the line that says why it is left out."""
+    found = find_file(run, path)
+    if found is None:
+        return pages.note(f"The {role} is left out: {path} is not there any more.")
+    try:
+        image = open_image(found)
+        pixels = read_shown(image, longest_px)
+    except (InputError, OSError) as error:
+        return pages.note(f"The {role} is left out: {error}")
+    eight_bit = image.dtype == np.uint8
+    colors = np.clip(pixels.round(), 0, 255).astype(np.uint8) if eight_bit else in_color(pixels)
+    gray = bool((colors == colors[..., :1]).all())
+    stretched = "" if eight_bit else ", contrast stretched"
+    caption = f"{role.capitalize()}: {path.name}, {image.size[1]:,} × {image.size[0]:,} px{stretched}."
+    picture = PillowImage.fromarray(np.ascontiguousarray(colors[..., 0] if gray else colors))
+    return pages.figure(picture, f"The {role}, {path.name}", caption, longest_px)
+
+
+def _drawn(run: Run, entry: Input, index: int, layout: Layout) -> Markup:
+    """Return a drawing that the run left, or the line that says why it is left out."""
+    name, caption = _DRAWN[run.verb][index]
+    path = run.folder / entry.name / name
+    if not path.is_file():
+        return pages.note(f"{name} is missing.")
+    try:
+        return pages.figure(path, f"{name} of {entry.name}. {caption}", caption, layout.longest_px)
+    except InputError as error:
+        return pages.note(f"{name} is left out: {error}")
+
+
+def _table(run: Run, entry: Input) -> Markup:
+    name = KINDS[run.verb].table
+    try:
+        head, rows = read_head(run.folder / entry.name / name, HEAD_ROWS)
+    except InputError as error:
+        return pages.note(str(error))
+    if head.empty:
+        return pages.note(f"{name} has no rows.")
+    counted = f"the first {len(head)} of {rows:,} rows" if rows > len(head) else f"{rows} row{'s' * (rows != 1)}"
+    return pages.table(head, f"{name}, {counted}", digits=5)
+
+
+def python_lines(run: Run, entry: Input) -> str:
+    """Return lines of Python that give one input's answer again; nothing where the command or a file is not recorded."""
+    files, roles = dict(entry.files), KINDS[run.verb].roles
+    if not run.command or entry.answer == "error" or not set(roles) <= set(files):
+        return ""
+    known = inspect.signature(_VERBS[run.verb]).parameters
+    options = [f"{name}={value!r}" for name, value in run.options if name in known and value != known[name].default]
+    words = ", ".join([*(repr(str(files[role])) for role in roles), *options])
+    return f"import fiducial\n\nfound = fiducial.{run.verb}({words})\n{_READ[run.verb]}"
