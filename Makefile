@@ -4,11 +4,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 DATA ?= ../shared/data
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[geo,train,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[geo,train,dev,docs]"
 	touch $(READY)
 
 demo: $(READY)
@@ -21,6 +21,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(READY)
+	$(BIN)/python docs/cli_page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python benchmarks/blobs_real.py --data $(DATA)
@@ -38,4 +43,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/keypoints_registration.py --data $(DATA)
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo site build *.egg-info
