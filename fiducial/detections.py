@@ -1,101 +1,74 @@
-"""Detect in many images into a folder: the files of each, one table of all blobs, one of all counts.
+"""Detect in many images into a folder: the files and the row of each, and one table of all blobs.
 
-OUT/NAME/ holds the files of one image, OUT/blobs.csv every blob of every image, OUT/summary.csv a row for each image. NAME is
-the image's file name without suffix.
+OUT/blobs.csv holds every blob of every image; it is written at the end of a run.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_blobs
-from fiducial.images import MAX_BYTES, open_image, whole_file, write_image, write_text
-from fiducial.records import Blobs, InputError
-from fiducial.runs import unique_names
+from fiducial.images import MAX_BYTES, open_image, whole_file, write_image
+from fiducial.records import Blobs, Image
+from fiducial.runs import Answer, Input, Outcome, Run
 from fiducial.scaled import read_shown
 
 FILES = ("blobs.csv", "blobs.json", "blobs.coco.json", "blobs.geojson", "blobs.roi.zip", "blobs.points.csv")
 
-_COUNTS = ("count", "count_low", "count_high")  # whole numbers, also beside images without any
+Detect = Callable[[Image], Blobs]
 
 
-@dataclass(frozen=True)
-class Detection:
-    """What became of one image: a record, or the line that says why there is none."""
-
-    name: str
-    path: Path
-    record: Blobs | None
-    error: str
-
-
-def run_detections(
-    images: list[Path], detect: Callable[[Path], Blobs], out: Path, max_bytes: int = MAX_BYTES
-) -> Iterator[Detection]:
-    """Detect in each image, write its files, and yield what became of it; the summary is rewritten after each.
-
-    Raises:
-        InputError: a single image failed; of several, a failure is reported and the run goes on.
-    """
-    done: list[Detection] = []
-    for name, path in zip(unique_names(images), images, strict=True):
-        try:
-            record = detect(path)
-            write_detection(record, path, out / name, max_bytes)
-            done.append(Detection(name, path, record, ""))
-        except (InputError, OSError) as error:
-            if len(images) == 1:
-                raise
-            done.append(Detection(name, path, None, str(error)))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "summary.csv", summary(done).to_csv(index=False, lineterminator="\n"))
-        yield done[-1]
-    write_all(done, out / "blobs.csv")
+def run_detections(run: Run, kept: Sequence[Outcome], detect: Detect, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:
+    """Detect in the images that are not kept, and yield what became of each; raises as `runs.carry_out`."""
+    done = list(kept)
+    if (run.out / runs.RECORD).exists():
+        with runs.writing(run.out):
+            (run.out / "blobs.csv").unlink(missing_ok=True)  # it is that of an earlier run
+    for outcome in runs.carry_out(run, partial(_ask, detect, max_bytes), kept):
+        done.append(outcome)
+        yield outcome
+    with runs.writing(run.out):
+        write_all([o.name for o in runs.in_order(run, done) if o.answer != "error"], run.out)
 
 
-def write_detection(record: Blobs, path: Path, folder: Path, max_bytes: int) -> None:
+def _ask(detect: Detect, max_bytes: int, job: Input) -> Answer:
+    path = job.files["image"]
+    assert isinstance(path, Path)
+    image = open_image(path, max_bytes)
+    record = detect(image)
+    return Answer("done", "", row(record), partial(write_detection, record, image))
+
+
+def write_detection(record: Blobs, image: Image, folder: Path) -> None:
     """Write a record in every format, and its overlay."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         record.save(folder / name)
-    image = open_image(path, max_bytes)
     shown = read_shown(image, OVERLAY_PX)
     if image.dtype == np.uint8:
         shown = np.clip(shown.round(), 0, 255).astype(np.uint8)
     write_image(folder / "overlay.png", np.asarray(draw_blobs(record, shown)))
 
 
-def write_all(done: list[Detection], path: Path) -> None:
-    """Write the blobs of all images into one table; the file appears whole or not at all."""
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        frames = [(d.name, d.record.to_frame()) for d in done if d.record is not None]
-        columns = list(dict.fromkeys(column for _, frame in frames for column in frame.columns))
-        pd.DataFrame(columns=["image", *columns]).to_csv(file, index=False, lineterminator="\n")
-        for name, frame in frames:
-            ordered = frame.reindex(columns=columns)
-            ordered.insert(0, "image", name)
-            ordered.to_csv(file, index=False, header=False, lineterminator="\n")
+def row(record: Blobs) -> dict[str, object]:
+    """Return the count with its interval and the typical size, as summary.csv has them."""
+    low, high = record.count_interval
+    size = float(np.median(record.radius)) if len(record) else None
+    return {"count": record.count, "count_low": low, "count_high": high, "median_radius_px": size}
 
 
-def summary(done: list[Detection]) -> pd.DataFrame:
-    """Return one row per image: the count with its interval, typical size, and why there is none."""
-    rows = []
-    for detection in done:
-        row: dict[str, object] = {"name": detection.name, "image": str(detection.path).encode("utf-8", "replace").decode()}
-        record = detection.record
-        if record is None:
-            rows.append(row | dict.fromkeys((*_COUNTS, "median_radius_px")) | {"why": detection.error})
-            continue
-        size = float(np.median(record.radius)) if len(record) else None
-        low, high = record.count_interval
-        rows.append(row | {"count": record.count, "count_low": low, "count_high": high, "median_radius_px": size, "why": ""})
-    table = pd.DataFrame(rows)
-    return table.assign(**{name: pd.Series([row[name] for row in rows], dtype=object) for name in _COUNTS})
-
-
-def exit_status(done: list[Detection]) -> int:
-    """Return 0 when each image was searched, blobs or none; 1 when some failed."""
-    return 1 if any(detection.record is None for detection in done) else 0
+def write_all(names: Sequence[str], out: Path) -> None:
+    """Join the tables of all images into one, line by line; the file appears whole or not at all."""
+    columns: dict[str, None] = {}
+    for name in names:
+        with (out / name / "blobs.csv").open(newline="", encoding="utf-8") as file:
+            columns |= dict.fromkeys(next(csv.reader(file)))
+    with whole_file(out / "blobs.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["image", *columns], restval="", lineterminator="\n")
+        table.writeheader()
+        for name in names:
+            with (out / name / "blobs.csv").open(newline="", encoding="utf-8") as own:
+                table.writerows({"image": name} | line for line in csv.DictReader(own))

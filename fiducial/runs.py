@@ -1,120 +1,396 @@
-"""Inspect one pair or many into a folder: results of each, one summary, bad input reported and passed over.
+"""Carry out a run: the files of each input in a folder, run.json, summary.csv; and go on where a run was stopped.
 
-OUT/NAME/ holds the files of one sample, OUT/summary.csv a row for each. NAME is the sample's file name without suffix.
+Glossary
+    input: what one answer is asked for: an image, a sample with its template, a query with its sources.
+    outcome: what became of an input. run.json holds one a line, and the tables beside it are made of nothing else.
+    stamp: size and time of change of a file, by which it is known to be unchanged.
+
+OUT/NAME/ holds the files of one input; NAME is its file name without suffix.
 """
 
 import glob
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fiducial.datasets import list_images
-from fiducial.drawing import OVERLAY_PX, draw_defects
-from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
-from fiducial.records import Defects, InputError
+from fiducial.images import MAX_BYTES, is_omezarr, open_image, write_text
+from fiducial.records import Image, InputError
+from fiducial.version import VERSION
+from fiducial.weights import Weights
 
-_TAKEN = ("summary.csv", "all.csv", "blobs.csv")  # files beside the folders
+RECORD = "run.json"
+NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own when they are the only ones
+SHARED_BYTES = 2**30  # most that is held of images that several inputs share
+
+_TAKEN = (RECORD, "summary.csv", "all.csv", "blobs.csv", "index.html")  # files beside the folders
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, object]
+Files = Mapping[str, Path | tuple[Path, ...]]  # by what they are to the verb: image; sample, template; query, sources
+
+
+class OutputError(Exception):
+    """Say why a run cannot write, and so cannot go on: a full disk, a folder that cannot be made."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One sample and its template."""
+class Input:
+    """What one answer is asked for; `name` is that of its folder."""
 
     name: str
-    sample: Path
-    template: Path
+    files: Files
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb says of an input.
+
+    Attributes:
+        word: the verb's own. why: the line that says why, where there is one to say.
+        row: columns of summary.csv. write: writes the files of the answer into a folder.
+        failed: what of the input could not be read, though there is an answer. pairs: rows of all.csv.
+    """
+
+    word: str
+    why: str
+    row: Row
+    write: Callable[[Path], None]
+    failed: tuple[str, ...] = ()
+    pairs: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a record, or the line that says why there is none."""
+    """What became of an input, as run.json has it: names of files and values of tables that JSON can hold.
 
-    job: Job
-    record: Defects | None
-    error: str
+    Attributes:
+        answer: the verb's word, or "error"; why: the line that says why.
+        row, failed, pairs: as in `Answer`. wrote: the names of the files in its folder.
+    """
+
+    name: str
+    files: dict[str, str | list[str]]
+    seconds: float
+    answer: str
+    why: str
+    row: dict[str, Cell] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    pairs: list[dict[str, Cell]] = field(default_factory=list)
+    wrote: list[str] = field(default_factory=list)
 
 
-def choose_jobs(sample: Path | None, samples: Path | None, pairs: Path | None, template: Path | None) -> list[Job]:
-    """Return the jobs of one sample, a folder or a CSV of pairs, whichever is given.
+@dataclass(frozen=True)
+class Run:
+    """One command and what it is asked for.
+
+    Attributes:
+        column: of summary.csv, which holds the answer; none if empty. paired: whether there is an all.csv, too.
+        command: as it was typed. options: the verb's, by name. weights: name and SHA-256.
+        started: time in UTC. stamps: size in bytes and time of change in ns of each file.
+    """
+
+    verb: str
+    column: str
+    inputs: tuple[Input, ...]
+    out: Path
+    options: Mapping[str, Any]
+    weights: tuple[str, str]
+    command: tuple[str, ...]
+    started: str
+    stamps: Mapping[str, tuple[int, int]]
+    paired: bool = False
+
+
+def plan(
+    verb: str, inputs: Sequence[Input], out: Path, options: Mapping[str, Any], weights: Weights, command: Sequence[str]
+) -> Run:
+    """Return a run of a verb, its files as they are now.
+
+    Args:
+        verb: its name.
+        inputs: at least one.
+        out: folder for the results.
+        options: what the verb is called with; where its progress goes and the file of its weights are left out.
+        weights: those it uses.
+        command: the words behind `fiducial`.
 
     Raises:
-        InputError: none or several are given, or a template is missing.
+        InputError: OUT cannot be a folder to write to.
     """
-    if sum(source is not None for source in (sample, samples, pairs)) != 1:
-        raise InputError("give one of SAMPLE, --samples DIR and --pairs CSV")
-    if pairs is not None:
-        if template is not None:
-            raise InputError("the templates stand in the CSV of --pairs: leave --template out")
-        return jobs_from_csv(pairs)
-    if template is None:
-        raise InputError("give the good image: --template FILE")
-    if samples is not None:
-        return jobs_from_folder(samples, template)
-    assert sample is not None
-    return [Job(sample.stem, sample, template)]
+    _check_out(out)
+    column = {"inspect": "verdict", "locate": "found", "register": "answer"}.get(verb, "")
+    stated = {name: value for name, value in sorted(options.items()) if name not in ("progress", "weights")}
+    return Run(
+        verb,
+        column,
+        tuple(inputs),
+        out,
+        json.loads(json.dumps(stated)),
+        (weights.name, weights.sha256),
+        ("fiducial", *map(_readable, command)),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        dict(_stamps({path for job in inputs for path in _paths(job)})),
+        paired=verb == "locate",
+    )
 
 
-def exit_status(outcomes: list[Outcome]) -> int:
-    """Return 0 when all is done, 1 when some of many failed, 3 when a single job was refused."""
-    if any(outcome.record is None for outcome in outcomes):
-        return 1
-    single = outcomes[0].record if len(outcomes) == 1 else None
-    return 3 if single is not None and single.verdict == "refused" else 0
+def _check_out(out: Path) -> None:
+    nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"results need a folder that can be made and written to, {nearest} is none: choose another --out")
 
 
-def jobs_from_folder(samples: Path, template: Path) -> list[Job]:
-    """Return a job for each image of a folder; `template` is one image, or a folder with images of the same names.
+def _paths(job: Input) -> list[Path]:
+    return [path for files in job.files.values() for path in ((files,) if isinstance(files, Path) else files)]
 
-    Raises:
-        InputError: no images, or a sample without a template.
+
+def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the stamps of those files that there are."""
+    for path in sorted(paths):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue  # the outcome will say that it cannot be read
+        yield _readable(path), (stat.st_size, stat.st_mtime_ns)
+
+
+def _readable(text: object) -> str:
+    """Return a text, or the name of a file, with what no file can hold replaced."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def earlier(run: Run) -> tuple[Outcome, ...]:
+    """Return the outcomes of an earlier run into the same folder that hold for this one, too.
+
+    That needs the same verb, options, weights and version, and for each input the same files, unchanged, an answer without
+    failures, and all that was written then. A single input is always computed.
     """
-    jobs = []
-    for path in list_images(samples):
-        own = template / path.name if template.is_dir() else template
-        if not own.is_file():
-            raise InputError(f"expected a template {own}, found none")
-        jobs.append((path, own))
-    return _named(jobs)
-
-
-def jobs_from_csv(path: Path) -> list[Job]:
-    """Return a job for each row of a CSV with columns `sample` and `template`; paths are relative to the CSV.
-
-    Raises:
-        InputError: not such a file, or no rows.
-    """
+    path = run.out / RECORD
+    if len(run.inputs) == 1 or not path.is_file():
+        return ()
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as CSV: {error}") from error
-    if not {"sample", "template"} <= set(table.columns) or table.empty:
-        raise InputError(f"{path} must have columns sample and template and at least one row, got {list(table.columns)}")
-    gaps = np.flatnonzero((table["sample"] == "") | (table["template"] == ""))
-    if len(gaps):
-        raise InputError(f"{path}: row {gaps[0] + 2} lacks its sample or its template")
-    return _named([(path.parent / s, path.parent / t) for s, t in zip(table["sample"], table["template"], strict=True)])
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if any(stated[name] != value for name, value in _made_with(run).items()):
+            return ()
+        stamps = stated["stamps"]
+        before = {outcome.name: outcome for outcome in map(_outcome_from_json, stated["inputs"])}
+        found = [before[job.name] for job in run.inputs if job.name in before and _holds(before[job.name], job, run, stamps)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()  # not of this version: nothing in it can be relied on
+    return tuple(found)
 
 
-def _named(pairs: list[tuple[Path, Path]]) -> list[Job]:
-    names = unique_names([sample for sample, _ in pairs])
-    return [Job(name, sample, template) for name, (sample, template) in zip(names, pairs, strict=True)]
+def _outcome_from_json(stated: dict[str, Any]) -> Outcome:
+    """Return the outcome that a line of run.json states; raises TypeError where it states none."""
+    kinds = {"name": str, "files": dict, "seconds": float, "answer": str, "why": str, "row": dict}
+    lists = {"failed": str, "pairs": dict, "wrote": str}
+    if not all(isinstance(stated[name], kind) for name, kind in kinds.items()):
+        raise TypeError(f"not an outcome: {stated}")
+    if not all(isinstance(item, kind) for name, kind in lists.items() for item in list(stated[name])):
+        raise TypeError(f"not an outcome: {stated}")
+    return Outcome(**stated)
 
 
-def choose_images(images: list[Path]) -> list[Path]:
+def _made_with(run: Run) -> dict[str, Any]:
+    name, digest = run.weights
+    return {
+        "fiducial": VERSION,
+        "verb": run.verb,
+        "options": dict(run.options),
+        "weights": {"name": name, "sha256": digest},
+    }
+
+
+def _holds(outcome: Outcome, job: Input, run: Run, stamps: Mapping[str, Sequence[int]]) -> bool:
+    folder = run.out / job.name
+    return (
+        outcome.answer != "error"
+        and not outcome.failed
+        and outcome.files == _named(job)
+        and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(_readable, _paths(job)))
+        and all((folder / name).is_file() for name in outcome.wrote)
+    )
+
+
+def _named(job: Input) -> dict[str, str | list[str]]:
+    return {
+        role: _readable(files) if isinstance(files, Path) else [_readable(path) for path in files]
+        for role, files in job.files.items()
+    }
+
+
+def carry_out(run: Run, ask: Callable[[Input], Answer], kept: Sequence[Outcome]) -> Iterator[Outcome]:
+    """Ask for the answers that are not kept, write their files, and yield what became of each.
+
+    run.json and the tables are written anew after each.
+
+    Raises:
+        InputError: the only input failed; of several, a failure is an outcome and the run goes on.
+        OutputError: something could not be written; what was written before stays.
+    """
+    done = list(kept)
+    alone = len(run.inputs) == 1
+    if not alone or (run.out / RECORD).exists():
+        _write(run, done)  # from here on nothing there speaks of another run, and the folder is known to take files
+    known = {outcome.name for outcome in kept}
+    for job in run.inputs:
+        if job.name in known:
+            continue
+        try:
+            done.append(_outcome(run, job, ask))
+        except (InputError, OSError) as error:
+            if alone:
+                raise
+            done.append(Outcome(job.name, _named(job), 0.0, "error", _readable(error), failed=[_readable(error)]))
+        _write(run, done)
+        yield done[-1]
+
+
+def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer]) -> Outcome:
+    start, folder = perf_counter(), run.out / job.name
+    answer = ask(job)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        answer.write(folder)
+        wrote = sorted(path.name for path in folder.iterdir())
+    return Outcome(
+        job.name,
+        _named(job),
+        round(perf_counter() - start, 3),
+        answer.word,
+        _readable(answer.why),
+        _cells(answer.row),
+        [_readable(line) for line in answer.failed],
+        [_cells(row) for row in answer.pairs],
+        wrote,
+    )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing into an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {_readable(error.filename or path)}: {error.strerror or error}") from error
+
+
+def _cells(row: Row) -> dict[str, Cell]:
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: object) -> Cell:
+    """Return a value as JSON can hold it; None for what is undefined."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int) or value is None else _readable(value)
+
+
+def _write(run: Run, done: Sequence[Outcome]) -> None:
+    """Write run.json and the tables; each file appears whole or not at all."""
+    ordered = in_order(run, done)
+    stated = _made_with(run) | {"command": run.command, "started": run.started, "stamps": run.stamps}
+    stated |= {"seconds": round(sum(outcome.seconds for outcome in ordered), 3)}
+    head = "\n".join(f" {_line(name)}: {_line(value)}," for name, value in stated.items())
+    lines = ",\n".join(f"  {_line(vars(outcome))}" for outcome in ordered)
+    with writing(run.out):
+        run.out.mkdir(parents=True, exist_ok=True)
+        write_text(run.out / RECORD, f'{{\n{head}\n "inputs": [\n{lines}\n ]\n}}\n')
+        write_table(summary(run, done), run.out / "summary.csv")
+        if run.paired:
+            write_table(_frame([row for outcome in ordered for row in outcome.pairs]), run.out / "all.csv")
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV; it appears whole or not at all."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def in_order(run: Run, done: Sequence[Outcome]) -> list[Outcome]:
+    """Return outcomes in the order of the run's inputs."""
+    by_name = {outcome.name: outcome for outcome in done}
+    return [by_name[job.name] for job in run.inputs if job.name in by_name]
+
+
+def summary(run: Run, done: Sequence[Outcome]) -> pd.DataFrame:
+    """Return one row per input: its files, the answer, the verb's own columns, and why."""
+    rows = []
+    for outcome in in_order(run, done):
+        files = {role: path for role, path in outcome.files.items() if isinstance(path, str)}
+        word = {run.column: outcome.answer} if run.column else {}
+        rows.append({"name": outcome.name} | files | word | outcome.row | {"why": outcome.why})
+    return _frame(rows, "why")
+
+
+def _frame(rows: Sequence[Mapping[str, object]], *last: str) -> pd.DataFrame:
+    """Return a table whose cells are written alike, whatever stands in the other rows: whole numbers stay whole beside none."""
+    columns = [*dict.fromkeys(["name", *(name for row in rows for name in row if name not in last)]), *last]
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
+
+
+def exit_status(outcomes: Sequence[Outcome]) -> int:
+    """Return 0 when all is done, 1 when some of many failed, 3 when the only answer is negative."""
+    if any(outcome.failed for outcome in outcomes):
+        return 1
+    return 3 if len(outcomes) == 1 and outcomes[0].answer in NEGATIVE else 0
+
+
+def sharing(run: Run, max_bytes: int = MAX_BYTES) -> Callable[[Path], Image]:
+    """Return what opens images; those that several inputs have are decoded once, as far as SHARED_BYTES go."""
+    uses = Counter(path for job in run.inputs for path in set(_paths(job)))
+    held: dict[Path, Image] = {}
+
+    def open_shared(path: Path) -> Image:
+        if path in held:
+            return held[path]
+        image = open_image(path, max_bytes)
+        if uses[path] > 1 and sum(map(_bytes, held.values())) + _bytes(image) <= min(SHARED_BYTES, max_bytes):
+            held[path] = _decoded_once(image)
+            return held[path]
+        return image
+
+    return open_shared
+
+
+def _bytes(image: Image) -> int:
+    return image.size[0] * image.size[1] * image.channels * image.dtype.itemsize
+
+
+def _decoded_once(image: Image) -> Image:
+    pixels = lru_cache(maxsize=1)(image.read)
+    return replace(image, reader=lambda w: pixels()[w[0] : w[2], w[1] : w[3]])
+
+
+def choose_images(images: Sequence[Path]) -> list[Path]:
     """Return the files that paths, folders and patterns (`scans/*.tif`) name, each once.
 
     Raises:
-        InputError: a pattern or a folder holds no image.
+        InputError: a pattern or a folder holds no image, or a folder cannot be read.
     """
     found: list[Path] = []
     for path in images:
-        if path.is_dir():
-            found += list_images(path)
+        if path.is_dir() and not is_omezarr(path):
+            found += images_in(path)
         elif not path.exists() and glob.has_magic(str(path)):
-            matching = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+            matching = [match for match in _matching(path) if match.is_file() or is_omezarr(match)]
             if not matching:
                 raise InputError(f"no file matches {path}")
             found += matching
@@ -123,65 +399,42 @@ def choose_images(images: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def unique_names(paths: list[Path]) -> list[str]:
-    """Name files by their stems, as folders; those of one stem, and of a name that is taken or none, are numbered."""
-    names: list[str] = []
-    for path in paths:
-        stem, n = path.stem.encode("utf-8", "replace").decode().strip("."), 2
-        stem = name = stem or "image"
-        while name in names or name in _TAKEN:
-            name, n = f"{stem}_{n}", n + 1
-        names.append(name)
-    return names
+def images_in(folder: Path) -> list[Path]:
+    """Return the images of a folder, sorted by name; raises InputError where there is none, or the folder cannot be read."""
+    try:
+        return list_images(folder)
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
-def run(jobs: list[Job], inspect: Callable[[Path, Path], Defects], out: Path, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:
-    """Inspect each job, write its files, and yield what became of it; the summary is rewritten after each.
+def _matching(pattern: Path) -> list[Path]:
+    """Return what matches a pattern, sorted; `**` stands for folders in folders, which links to folders do not prolong."""
+    if "**" not in pattern.parts:
+        return sorted(Path(match) for match in glob.glob(str(pattern)))
+    at = pattern.parts.index("**")
+    rest = pattern.parts[at + 1 :] or ("*",)
+    found: set[Path] = set()
+    for top in glob.glob(str(Path(*pattern.parts[:at]))):
+        for folder, below, _ in os.walk(top):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found.update(_matching(Path(glob.escape(folder), *rest)))
+    return sorted(found)
 
-    Raises:
-        InputError: a single job failed; of several, a failure becomes an outcome and the run goes on.
+
+def name_inputs(files: Sequence[Files]) -> tuple[Input, ...]:
+    """Name inputs by the stems of their first files; those of one stem, and of a name that is taken or none, are numbered.
+
+    Case makes no difference: there are file systems on which it makes none.
     """
-    outcomes: list[Outcome] = []
-    for job in jobs:
-        try:
-            record = inspect(job.sample, job.template)
-            write_files(record, out / job.name, read_reduced(open_image(job.sample, max_bytes), OVERLAY_PX))
-            outcomes.append(Outcome(job, record, ""))
-        except (InputError, OSError) as error:
-            if len(jobs) == 1:
-                raise
-            outcomes.append(Outcome(job, None, str(error)))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "summary.csv", summary(outcomes).to_csv(index=False, lineterminator="\n"))
-        yield outcomes[-1]
-
-
-def write_files(record: Defects, folder: Path, pixels: np.ndarray) -> None:
-    """Write a record as table, JSON, COCO, mask and overlay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("defects.csv", "defects.json", "defects.coco.json", "mask.tif"):
-        record.save(folder / name)
-    write_image(folder / "overlay.png", np.asarray(draw_defects(record, pixels)))
-
-
-def summary(outcomes: list[Outcome]) -> pd.DataFrame:
-    """Return one row per job: the verdict ("error" where there is no record), counts, alignment, and why."""
-    rows = []
-    for outcome in outcomes:
-        row: dict[str, object] = {
-            "name": outcome.job.name,
-            "sample": str(outcome.job.sample),
-            "template": str(outcome.job.template),
-        }
-        record = outcome.record
-        if record is None:
-            rows.append(row | {"verdict": "error", "defects": None, "why": outcome.error})
-            continue
-        kinds = {f"n_{name}": int((record.label == k).sum()) for k, name in enumerate(record.classes, start=1)}
-        rows.append(
-            row
-            | {"verdict": record.verdict, "defects": len(record), "area_px": int(record.area_px.sum())}
-            | {"alignment_score": round(record.alignment_score, 4), "coverage": round(record.coverage, 4), "why": record.reason}
-            | kinds
-        )
-    return pd.DataFrame(rows)
+    inputs: list[Input] = []
+    taken = set(_TAKEN)
+    for own in files:
+        first = next(iter(own.values()))
+        path = first if isinstance(first, Path) else first[0]
+        stem, n = _readable(path.stem).strip(".") or "image", 2
+        name = stem
+        while name.casefold() in taken:
+            name, n = f"{stem}_{n}", n + 1
+        taken.add(name.casefold())
+        inputs.append(Input(name, own))
+    return tuple(inputs)

@@ -1,92 +1,93 @@
 """Locate many queries in many sources into a folder: each query finds its image.
 
-OUT/NAME/ holds the files of one query at its best source, OUT/summary.csv a row for each query, OUT/all.csv one for each query
-and source. NAME is the query's file name without suffix.
+OUT/NAME/ holds the files of one query at its best source, OUT/all.csv a row for each query and source.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
-import pandas as pd
 
+from fiducial import runs
 from fiducial.coords import resize_transform
 from fiducial.drawing import OVERLAY_PX, draw_places
-from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image, write_text
-from fiducial.records import Image, InputError, Places
-from fiducial.runs import unique_names
+from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image
+from fiducial.records import Image, InputError, Places, Progress
+from fiducial.runs import Answer, Input, Outcome, Run
 
 
-@dataclass(frozen=True)
-class Search:
-    """What became of one query: the records of the sources searched, the best first, and the lines of those that failed."""
+class Locate(Protocol):
+    """The verb, its options chosen."""
 
-    name: str
-    query: Path
-    found: tuple[tuple[Path, Places], ...]
-    errors: tuple[str, ...]
-
-    @property
-    def best(self) -> Places | None:
-        """The record of the source in which the query most probably lies."""
-        return self.found[0][1] if self.found else None
+    def __call__(self, query: Image, source: Image, *, progress: Progress) -> Places:
+        """Locate a query in a source."""
 
 
 def run_searches(
-    queries: list[Path],
-    sources: list[Path],
-    locate: Callable[[Path, Path], Places],
-    out: Path,
-    max_bytes: int = MAX_BYTES,
-    note: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Search]:
-    """Look for each query in each source, write the files of its best, and yield what became of it.
+    run: Run, kept: Sequence[Outcome], locate: Locate, progress: Progress, max_bytes: int = MAX_BYTES
+) -> Iterator[Outcome]:
+    """Look for the queries that are not kept, each in all sources, and yield what became of each.
 
-    The tables are rewritten after each query.
-
-    Raises:
-        InputError: the only query cannot be read, or failed in its only source; of several, a failure is reported and the run
-            goes on.
+    Args:
+        run: with queries and sources; what is raised, says `runs.carry_out`.
+        kept: outcomes of before.
+        locate: the verb.
+        progress: called with parts done of one query's search, and parts in all.
+        max_bytes: budget for the pixels of one read, and for the query on the source's grid.
     """
-    searches: list[Search] = []
-    if len(queries) == 1:
-        open_image(queries[0], max_bytes)
-    for name, query in zip(unique_names(queries), queries, strict=True):
-        found, errors = [], []
-        for done, source in enumerate(sources):
-            note(len(searches) * len(sources) + done, len(queries) * len(sources))
-            try:
-                found.append((source, locate(query, source)))
-            except (InputError, OSError) as error:
-                if len(queries) * len(sources) == 1:
-                    raise
-                errors.append(str(error))
-        found.sort(key=lambda pair: -pair[1].score.max(initial=-1.0))
-        if found:
-            write_search(found[0][1], query, found[0][0], out / name, max_bytes)
-        searches.append(Search(name, query, tuple(found), tuple(dict.fromkeys(errors))))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "summary.csv", summary(searches).to_csv(index=False, lineterminator="\n"))
-        write_text(out / "all.csv", every_pair(searches).to_csv(index=False, lineterminator="\n"))
-        yield searches[-1]
+    return runs.carry_out(run, partial(_ask, locate, runs.sharing(run, max_bytes), progress, max_bytes), kept)
 
 
-def write_search(record: Places, query: Path, source: Path, folder: Path, max_bytes: int) -> None:
+def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progress, max_bytes: int, job: Input) -> Answer:
+    path, sources = job.files["query"], job.files["sources"]
+    assert isinstance(path, Path)
+    assert isinstance(sources, tuple)
+    query = open_image(path, max_bytes)
+    found: list[tuple[Path, Places]] = []
+    errors: list[str] = []
+    for i, source in enumerate(sources):
+        try:
+            found.append((source, locate(query, open_shared(source), progress=_part(progress, i, len(sources)))))
+        except (InputError, OSError) as error:
+            errors.append(str(error))
+    failed = tuple(dict.fromkeys(errors))
+    if not found:
+        raise InputError("; ".join(failed))
+    found.sort(key=lambda pair: -pair[1].score.max(initial=-1.0))
+    source, best = found[0]
+    return Answer(
+        "found" if best.found else "not here",
+        "; ".join([*([best.reason] if best.reason else []), *failed]),
+        {"source": source} | _first_place(best),
+        lambda folder: write_search(best, query, open_shared(source), folder, max_bytes),
+        failed,
+        tuple(
+            {"name": job.name, "query": path, "source": source, "found": record.found} | _first_place(record)
+            for source, record in found
+        ),
+    )
+
+
+def _part(progress: Progress, i: int, n: int) -> Progress:
+    """Return what tells the progress of one source of n as part of the whole."""
+    return lambda done, total: progress(i * total + done, n * total)
+
+
+def write_search(record: Places, query: Image, source: Image, folder: Path, max_bytes: int) -> None:
     """Write a record as tables and overlay, and where the query was found, the query on the source's grid.
 
     The last is left out where it would exceed the budget.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("places.csv", "places.json", "places.geojson"):
         record.save(folder / name)
-    sought, overview = (open_image(path, max_bytes) for path in (query, source))
-    shown = (read_reduced(image, OVERLAY_PX) for image in (overview, sought))
+    shown = (read_reduced(image, OVERLAY_PX) for image in (source, query))
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
     resampled = folder / "query_on_source.tif"
     if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
-        write_image(resampled, on_source_grid(record, sought), record.pixel_size, record.unit or "µm")
+        write_image(resampled, on_source_grid(record, query), record.pixel_size, record.unit or "µm")
     else:
         resampled.unlink(missing_ok=True)
 
@@ -103,40 +104,8 @@ def on_source_grid(record: Places, query: Image) -> np.ndarray:
     return out
 
 
-def summary(searches: list[Search]) -> pd.DataFrame:
-    """Return one row per query: whether it was found, where, how sure, and why not."""
-    rows = []
-    for search in searches:
-        best = search.best
-        row: dict[str, object] = {"name": search.name, "query": str(search.query)}
-        if best is None:
-            rows.append(row | {"found": "error", "why": "; ".join(search.errors)})
-            continue
-        row |= {"source": str(search.found[0][0]), "found": "found" if best.found else "not here"}
-        rows.append(row | _first_place(best) | {"why": "; ".join([*([best.reason] if best.reason else []), *search.errors])})
-    return pd.DataFrame(rows)
-
-
 def _first_place(record: Places) -> dict[str, object]:
     if not len(record):
         return {"probability": 0.0}
     place = record.to_frame().iloc[0]
     return {str(name): round(float(place[name]), 4) for name in place.index if name != "correlation"}
-
-
-def every_pair(searches: list[Search]) -> pd.DataFrame:
-    """Return one row per query and source that could be searched."""
-    rows = [
-        {"name": search.name, "query": str(search.query), "source": str(source), "found": record.found} | _first_place(record)
-        for search in searches
-        for source, record in search.found
-    ]
-    return pd.DataFrame(rows)
-
-
-def exit_status(searches: list[Search]) -> int:
-    """Return 0 when each query could be searched for, 1 when some failed, 3 when the only query was not found."""
-    if any(search.errors for search in searches):
-        return 1
-    single = searches[0].best if len(searches) == 1 else None
-    return 3 if single is not None and not single.found else 0

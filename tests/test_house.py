@@ -26,7 +26,7 @@ LEVELS = (
     {"train", "api"},
     {"runs", "outputs"},
     {"report"},
-    {"searches", "detections", "registrations"},
+    {"inspections", "searches", "detections", "registrations"},
     {"cli"},
 )
 # A record's save, to_frame and plot are doors to the formats and drawings above it.

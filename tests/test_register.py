@@ -401,6 +401,6 @@ def test_options_are_written_alike_in_every_place(verb: str, given: set[str]) ->
     stated = signatures.signature(getattr(api, verb)).parameters
     command = signatures.signature(getattr(cli.verbs, verb)).parameters
     options = set(stated) - given - {"progress"}
-    assert set(command) - given - {"out", "as_json"} == options
+    assert set(command) - given - {"out", "as_json", "again"} == options
     for name in options:
         assert stated[name].default == command[name].default, name

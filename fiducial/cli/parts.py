@@ -1,51 +1,83 @@
-"""What the commands share: options, one line for an error, a progress bar, a table."""
+"""What the commands share: options, one line for an error or an interrupt, a progress bar, a table."""
 
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from fiducial.runs import Outcome, Run
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights of your own; the shipped ones by default.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 MaxBytes = Annotated[int, typer.Option(help="Budget in bytes for the pixels of one read.")]
+Again = Annotated[bool, typer.Option("--again", help="Compute anew what is unchanged since the last run, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 FOUR_GIB = 4 * 2**30
 
 
 class Errors:
-    """Turn an `InputError` into one line on standard error and exit status 2."""
+    """Turn an `InputError` into one line on standard error and exit status 2, an interrupt or SIGTERM into one and 130."""
 
     def __enter__(self) -> None:
-        """Do nothing."""
+        """Take SIGTERM for an interrupt, so that what is being written is cleaned up."""
+        self.at_term = signal.getsignal(signal.SIGTERM)
+        self.takes_term = threading.current_thread() is threading.main_thread() and self.at_term == signal.SIG_DFL
+        if self.takes_term:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Print and exit where the user can mend it."""
-        from fiducial.records import InputError  # noqa: PLC0415
-
-        if isinstance(error, InputError | OSError):
-            fail(str(error))
+        if self.takes_term:
+            signal.signal(signal.SIGTERM, self.at_term)
+        if isinstance(error, KeyboardInterrupt):
+            fail(str(error) or "stopped", 130)
         if isinstance(error, ModuleNotFoundError) and error.name in ("lightning", "matplotlib"):
             fail(f"{error.name} is not installed: pip install 'fiducial[train]'")
+        if isinstance(error, ValueError | OSError):
+            from fiducial.records import InputError  # noqa: PLC0415
+
+            if isinstance(error, InputError | OSError):
+                fail(str(error))
 
 
-def fail(line: str) -> NoReturn:
-    """Print one line on standard error and exit with status 2."""
-    typer.echo(f"fiducial: {line}", err=True)
-    raise typer.Exit(2)
+def fail(line: str, status: int = 2) -> NoReturn:
+    """Print one line on standard error and exit with a status."""
+    typer.echo(f"fiducial: {line}".encode("utf-8", "replace").decode(), err=True)
+    raise typer.Exit(status)
 
 
 class Bar:
-    """A progress bar on standard error."""
+    """A progress bar on standard error: inputs done, time taken, and time that the rest will take at this rate.
+
+    Where standard error is no terminal there is none, and nothing in its place: run.json and summary.csv in the folder of a
+    run say how far it is.
+    """
 
     def __init__(self, text: str, *, hidden: bool = False) -> None:
+        from rich import progress  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
-        from rich.progress import Progress  # noqa: PLC0415
 
-        self.progress = Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty())
+        self.progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=hidden or not sys.stderr.isatty(),
+            speed_estimate_period=3600.0,  # one input may take minutes
+        )
         self.task = self.progress.add_task(text, total=None)
+        self.done = 0
 
     def __enter__(self) -> "Bar":
         """Show it."""
@@ -56,23 +88,59 @@ class Bar:
         """Remove it."""
         self.progress.stop()
 
-    def tiles(self, jobs: int) -> Any:  # noqa: ANN401 (a callable of (done, total))
-        """Return what to call with (tiles done, tiles in all) of the job in progress."""
-        self.done_jobs = 0
+    def begin(self, done: int, total: int) -> None:
+        """Note how many inputs there are, and how many were done before: they say nothing of the time that the rest takes."""
+        self.done = done
+        self.progress.reset(self.task, total=total, completed=done)
 
-        def note(done: int, total: int) -> None:
-            self.progress.update(self.task, total=jobs, completed=self.done_jobs + done / total)
+    def part(self, done: int, total: int) -> None:
+        """Note parts done of the input in progress, and parts in all."""
+        self.progress.update(self.task, completed=self.done + done / total)
 
-        return note
-
-    def advance(self, done_jobs: int) -> None:
-        """Note that so many jobs are done."""
-        self.done_jobs = done_jobs
-        self.progress.update(self.task, completed=done_jobs)
+    def advance(self, done: int) -> None:
+        """Note that so many inputs are done."""
+        self.done = done
+        self.progress.update(self.task, completed=done)
 
     def jobs(self, done: int, total: int) -> None:
         """Note (jobs done, jobs in all)."""
         self.progress.update(self.task, total=total, completed=done)
+
+
+def follow(
+    run: "Run", answers: "Callable[[Run, Sequence[Outcome]], Iterator[Outcome]]", bar: Bar, *, again: bool
+) -> "list[Outcome]":
+    """Carry out a run, the bar beside it, and return all outcomes, those kept from before among them.
+
+    What ends it before its end is told with how far it came: an interrupt, or a disk that takes no more (exit status 2 where
+    nothing was done, else 1).
+    """
+    from fiducial.runs import OutputError, earlier, in_order  # noqa: PLC0415
+
+    total, kept = len(run.inputs), () if again else earlier(run)
+    if kept:
+        typer.echo(f"{len(kept)} of {total} are taken from the run before, unchanged (--again computes them anew)", err=True)
+    done = list(kept)
+    try:
+        with bar:
+            bar.begin(len(kept), total)
+            for outcome in answers(run, kept):
+                done.append(outcome)
+                bar.advance(len(done))
+    except KeyboardInterrupt as error:
+        more = "run the same command again to go on"
+        raise KeyboardInterrupt(f"stopped after {len(done)} of {total}; {more}" if total > 1 else "stopped") from error
+    except OutputError as error:
+        fail(f"stopped after {len(done)} of {total}: {error}" if total > 1 else str(error), 1 if done else 2)
+    return in_order(run, done)
+
+
+def finish(run: "Run", outcomes: "Sequence[Outcome]", *, as_json: bool) -> NoReturn:
+    """Print what became of a run's inputs, and exit with the status that says it."""
+    from fiducial.runs import exit_status, summary  # noqa: PLC0415
+
+    report(summary(run, outcomes), run.out, as_json=as_json)
+    raise typer.Exit(exit_status(outcomes))
 
 
 def report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pandas is imported late)
@@ -85,7 +153,7 @@ def report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pa
     from rich.table import Table  # noqa: PLC0415
 
     shown = Table(title=escape(str(out)), title_justify="left")
-    hidden = ("sample", "template", "query", "image", "corner", "shift", "n_", "why")  # in the file
+    hidden = ("sample", "template", "query", "image", "moving", "fixed", "corner", "shift", "n_", "why")  # in the file
     columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
     for column in columns:
         shown.add_column(str(column), overflow="fold")

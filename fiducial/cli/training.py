@@ -21,10 +21,10 @@ def calibrate_defects(
 
     Example: fiducial calibrate defects --good good_boards --template good.png -o line3.safetensors
     """
-    from fiducial import api, runs  # noqa: PLC0415
+    from fiducial import api, inspections  # noqa: PLC0415
 
     with Errors(), Bar("calibrating") as bar:
-        jobs = [(job.sample, job.template) for job in runs.jobs_from_folder(good, template)]
+        jobs = inspections.pairs_from_folder(good, template)
         found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
     typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
 

@@ -1,11 +1,13 @@
 """The verbs' commands."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fiducial.cli.parts import FOUR_GIB, AsJson, Bar, Device, Errors, MaxBytes, Out, Weights, report
+from fiducial.cli.parts import FOUR_GIB, Again, AsJson, Bar, Device, Errors, MaxBytes, Out, Weights, finish, follow
 
 
 def inspect(
@@ -22,6 +24,7 @@ def inspect(
     invert: Annotated[bool, typer.Option(help="Copper is bright in these images: judge their negatives.")] = False,
     min_probability: Annotated[float, typer.Option(help="Least probability of a reported defect.")] = 0.5,
     false_alarms: Annotated[float | None, typer.Option(help="Instead: alarms that a good image may raise on average.")] = None,
+    again: Again = False,
     max_bytes: MaxBytes = FOUR_GIB,
     as_json: AsJson = False,
 ) -> None:
@@ -31,24 +34,20 @@ def inspect(
 
     Example: fiducial inspect board.png --template good.png -o results
     """
-    from functools import partial  # noqa: PLC0415
-
-    from fiducial import api, runs  # noqa: PLC0415
-
     with Errors():
-        jobs = runs.choose_jobs(sample, samples, pairs, template)
-        api.check_options(weights, device, min_probability, false_alarms)
-        with Bar("inspecting", hidden=as_json) as bar:
-            verb = partial(
-                api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
-                min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.tiles(len(jobs)),
-            )  # fmt: skip
-            outcomes = []
-            for outcome in runs.run(jobs, verb, out, max_bytes):
-                outcomes.append(outcome)
-                bar.advance(len(outcomes))
-    report(runs.summary(outcomes), out, as_json=as_json)
-    raise typer.Exit(runs.exit_status(outcomes))
+        from fiducial import api, inspections, runs  # noqa: PLC0415
+
+        pairs_of_files = inspections.choose_pairs(sample, samples, pairs, template)
+        loaded = api.check_inspection(weights, device, min_probability, false_alarms)[0]
+        bar = Bar("inspecting", hidden=as_json)
+        verb = partial(
+            api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
+            min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.part,
+        )  # fmt: skip
+        run = runs.plan("inspect", runs.name_inputs(pairs_of_files), out, verb.keywords, loaded, sys.argv[1:])
+        answers = partial(inspections.run_inspections, inspect=verb, max_bytes=max_bytes)
+        outcomes = follow(run, answers, bar, again=again)
+    finish(run, outcomes, as_json=as_json)
 
 
 def locate(
@@ -63,6 +62,10 @@ def locate(
     ] = None,
     most: Annotated[int, typer.Option(help="Places to report at most.")] = 5,
     min_probability: Annotated[float, typer.Option(help="Least probability at which a query counts as found.")] = 0.5,
+    false_alarms: Annotated[
+        float | None, typer.Option(help="Instead: how often a query may be found in a source without it, on average.")
+    ] = None,
+    again: Again = False,
     max_bytes: MaxBytes = FOUR_GIB,
     as_json: AsJson = False,
 ) -> None:
@@ -74,22 +77,22 @@ def locate(
 
     Example: fiducial locate zoom.tif overview.tif -o results
     """
-    from functools import partial  # noqa: PLC0415
-
-    from fiducial import api, runs, searches  # noqa: PLC0415
-
     with Errors():
-        api.check_search(most, min_probability, scale)
-        api.load_locator(weights, device)
-        queries, overviews = runs.choose_images([query]), runs.choose_images(sources)
-        with Bar("searching", hidden=as_json) as bar:
-            verb = partial(
-                api.locate, weights=weights, device=device, scale=scale, most=most,
-                min_probability=min_probability, max_bytes=max_bytes,
-            )  # fmt: skip
-            done = list(searches.run_searches(queries, overviews, verb, out, max_bytes, bar.jobs))
-    report(searches.summary(done), out, as_json=as_json)
-    raise typer.Exit(searches.exit_status(done))
+        from fiducial import api, runs, searches  # noqa: PLC0415
+
+        api.check_search(most, scale)
+        loaded = api.check_location(weights, device, min_probability, false_alarms)[0]
+        overviews = tuple(runs.choose_images(sources))
+        files: list[runs.Files] = [{"query": own, "sources": overviews} for own in runs.choose_images([query])]
+        bar = Bar("searching", hidden=as_json)
+        verb = partial(
+            api.locate, weights=weights, device=device, scale=scale, most=most,
+            min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
+        )  # fmt: skip
+        run = runs.plan("locate", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        answers = partial(searches.run_searches, locate=verb, progress=bar.part, max_bytes=max_bytes)
+        outcomes = follow(run, answers, bar, again=again)
+    finish(run, outcomes, as_json=as_json)
 
 
 def detect(
@@ -106,6 +109,7 @@ def detect(
         float | None, typer.Option(help="Instead: false blobs that a megapixel may hold on average.")
     ] = None,
     embeddings: Annotated[bool, typer.Option(help="Also write vectors that tell blobs apart (JSON).")] = False,
+    again: Again = False,
     max_bytes: MaxBytes = FOUR_GIB,
     as_json: AsJson = False,
 ) -> None:
@@ -117,26 +121,22 @@ def detect(
 
     Example: fiducial detect nuclei.tif -o results
     """
-    from functools import partial  # noqa: PLC0415
-
-    from fiducial import api, detections, runs  # noqa: PLC0415
-
     with Errors():
-        chosen = runs.choose_images(images)
+        from fiducial import api, detections, runs  # noqa: PLC0415
+
+        files: list[runs.Files] = [{"image": own} for own in runs.choose_images(images)]
         if diameter is not None:
             api.parse_diameter(diameter)
-        api.check_detection(weights, device, min_probability, false_alarms)
-        with Bar("detecting", hidden=as_json) as bar:
-            verb = partial(
-                api.detect, weights=weights, device=device, diameter=diameter, min_probability=min_probability,
-                false_alarms=false_alarms, embeddings=embeddings, max_bytes=max_bytes, progress=bar.tiles(len(chosen)),
-            )  # fmt: skip
-            done = []
-            for detection in detections.run_detections(chosen, verb, out, max_bytes):
-                done.append(detection)
-                bar.advance(len(done))
-    report(detections.summary(done), out, as_json=as_json)
-    raise typer.Exit(detections.exit_status(done))
+        loaded = api.check_detection(weights, device, min_probability, false_alarms)[0]
+        bar = Bar("detecting", hidden=as_json)
+        verb = partial(
+            api.detect, weights=weights, device=device, diameter=diameter, min_probability=min_probability,
+            false_alarms=false_alarms, embeddings=embeddings, max_bytes=max_bytes, progress=bar.part,
+        )  # fmt: skip
+        run = runs.plan("detect", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        answers = partial(detections.run_detections, detect=verb, max_bytes=max_bytes)
+        outcomes = follow(run, answers, bar, again=again)
+    finish(run, outcomes, as_json=as_json)
 
 
 def register(
@@ -152,7 +152,11 @@ def register(
     ] = None,
     turn_deg: Annotated[float, typer.Option(help="Largest angle, either way, that is searched for.")] = 180.0,
     use_map: Annotated[bool, typer.Option("--map/--no-map", help="Begin where the files' georeferences say.")] = True,
-    min_probability: Annotated[float, typer.Option(help="Least probability of a mean error under 5 px.")] = 0.5,
+    min_probability: Annotated[float, typer.Option(help="Least probability, of a mean error under 5 px, to accept.")] = 0.5,
+    false_alarms: Annotated[
+        float | None, typer.Option(help="Instead: how often a pair of different scenes may be accepted, on average.")
+    ] = None,
+    again: Again = False,
     max_bytes: MaxBytes = FOUR_GIB,
     as_json: AsJson = False,
 ) -> None:
@@ -162,25 +166,21 @@ def register(
 
     Example: fiducial register sar.tif optical.tif -o results
     """
-    from functools import partial  # noqa: PLC0415
-
-    from fiducial import api, registrations, runs  # noqa: PLC0415
-
     with Errors():
-        api.check_registration(model, scale, turn_deg, min_probability)
-        api.load_registrar(weights, device)
-        chosen = runs.choose_images([moving])
-        with Bar("registering", hidden=as_json) as bar:
-            verb = partial(
-                api.register, weights=weights, device=device, model=model, scale=scale, turn_deg=turn_deg, use_map=use_map,
-                min_probability=min_probability, max_bytes=max_bytes, progress=bar.tiles(len(chosen)),
-            )  # fmt: skip
-            done = []
-            for laid in registrations.run_registrations(chosen, fixed, verb, out, max_bytes):
-                done.append(laid)
-                bar.advance(len(done))
-    report(registrations.summary(done), out, as_json=as_json)
-    raise typer.Exit(registrations.exit_status(done))
+        from fiducial import api, registrations, runs  # noqa: PLC0415
+
+        api.check_model(model, scale, turn_deg)
+        loaded = api.check_registration(weights, device, min_probability, false_alarms)[0]
+        files: list[runs.Files] = [{"moving": own, "fixed": fixed} for own in runs.choose_images([moving])]
+        bar = Bar("registering", hidden=as_json)
+        verb = partial(
+            api.register, weights=weights, device=device, model=model, scale=scale, turn_deg=turn_deg, use_map=use_map,
+            min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.part,
+        )  # fmt: skip
+        run = runs.plan("register", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        answers = partial(registrations.run_registrations, register=verb, max_bytes=max_bytes)
+        outcomes = follow(run, answers, bar, again=again)
+    finish(run, outcomes, as_json=as_json)
 
 
 def keypoints(
@@ -196,10 +196,11 @@ def keypoints(
 
     Example: fiducial keypoints scene.tif --most 300 -o points.csv
     """
-    from fiducial import api  # noqa: PLC0415
-
     with Errors():
+        from fiducial import api  # noqa: PLC0415
+
         with Bar("searching") as bar:
-            found = api.keypoints(image, weights=weights, device=device, most=most, max_bytes=max_bytes, progress=bar.tiles(1))
+            bar.begin(0, 1)
+            found = api.keypoints(image, weights=weights, device=device, most=most, max_bytes=max_bytes, progress=bar.part)
         found.save(out)
     typer.echo(f"{out}: {len(found)} points")
