@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import JpegImagePlugin, PngImagePlugin
 
-from fiducial.images.limits import MAX_BYTES, MAX_CHANNELS, check_dtype
+from fiducial.images.limits import MAX_BYTES, MAX_CHANNELS, check_dtype, first_bytes, readable
+from fiducial.images.omezarr import open_omezarr
 from fiducial.images.photos import JPEG, PNG, open_photo
 from fiducial.images.tiff import TIFF, open_tiff
 from fiducial.records import Image, InputError
@@ -15,24 +16,24 @@ from fiducial.records import Image, InputError
 def open_image(path: str | Path, max_bytes: int = MAX_BYTES) -> Image:
     """Open an image file; pixels are decoded when they are read.
 
-    PNG and JPEG are decoded whole at the first read and turned as their EXIF orientation says; TIFF is read by window.
+    PNG and JPEG are decoded whole at the first read and turned as their EXIF orientation says; TIFF and OME-Zarr (a folder) are read by
+    window.
 
     Raises:
         InputError: not a file, not a PNG, JPEG or TIFF, damaged, more than one plane, or a read over the budget.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if path.is_dir():
+        return open_omezarr(path, max_bytes)
+    head = first_bytes(path, 16)
     if head.startswith(PNG):
         return open_photo(path, PngImagePlugin.PngImageFile, max_bytes)
     if head.startswith(JPEG):
         return open_photo(path, JpegImagePlugin.JpegImageFile, max_bytes)
     if head.startswith(TIFF):
         return open_tiff(path, max_bytes)
-    raise InputError(f"expected a PNG, JPEG or TIFF image, {path} is none of them" + (" (it is empty)" if not head else ""))
+    what = "none of them: export it as one" if head else "empty: copy or export it again"
+    raise InputError(f"expected a PNG, JPEG or TIFF image, {readable(path)} is {what}")
 
 
 def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: int = MAX_BYTES) -> Image:

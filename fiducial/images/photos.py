@@ -1,65 +1,90 @@
-"""Read PNG and JPEG, whole, by Pillow."""
+"""Read PNG and JPEG, whole: by Pillow, and PNG of 16 bits, which Pillow would reduce to 8, by imagecodecs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
+import imagecodecs
 import numpy as np
 from jaxtyping import Shaped
+from PIL import ExifTags
 from PIL import Image as PillowImage
-from PIL import ImageOps
 
-from fiducial.images.limits import check_budget, readable
+from fiducial.images.limits import check_budget, decoding, first_bytes, readable
 from fiducial.records import Image, InputError
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
+Kind = Callable[[Path], PillowImage.Image]
 
-def open_photo(path: Path, kind: Callable[[Path], PillowImage.Image], max_bytes: int) -> Image:
-    """Open by the format's own class: it reads the header only, and the budget replaces Pillow's limit on pixels."""
-    try:
-        with kind(path) as header:
-            turned = header.getexif().get(0x0112, 1) >= 5 and _png_depth(path) != 16  # 16-bit PNG is taken as stored
-            size = (header.width, header.height) if turned else (header.height, header.width)
-            mode = header.mode
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    deep_color = _png_depth(path) == 16 and mode in ("RGB", "RGBA")
-    channels = {"RGB": 3, "RGBA": 4, "P": 3, "CMYK": 3, "YCbCr": 3, "LA": 2}.get(mode, 1)
-    dtype = np.dtype(np.uint16 if deep_color or mode.startswith("I") else np.uint8)
+_CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3}  # by Pillow's mode, as they are returned
+_DEEP_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the PNG's type of color
+
+# What the EXIF orientations 2 to 8 ask for: whether rows and columns change places, then the axes that are turned over.
+_TURNS: Mapping[int, tuple[bool, tuple[int, ...]]] = {
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
+}
+
+
+def open_photo(path: Path, kind: Kind, max_bytes: int) -> Image:
+    """Open by the format's own class: it reads the header only, and the budget replaces Pillow's limit on pixels.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    with decoding(path), kind(path) as header:
+        # Image's own getexif: that of PNG would decode the pixels to look behind them.
+        orientation = PillowImage.Image.getexif(header).get(ExifTags.Base.Orientation, 1)
+        (width, height), mode = header.size, header.mode
+    deep = _deep_channels(path)
+    channels = deep or _CHANNELS.get(mode, 0)
+    if not channels:
+        raise InputError(f"expected gray, RGB, CMYK or palette, {readable(path)} is {mode}: save it as RGB")
+    turn = orientation if isinstance(orientation, int) and orientation in _TURNS else 1
+    size = (width, height) if turn in _TURNS and _TURNS[turn][0] else (height, width)
+    dtype = np.dtype(np.uint16 if deep else np.uint8)
 
     @lru_cache(maxsize=1)
     def decode() -> Shaped[np.ndarray, "..."]:
-        check_budget(path.name, (*size, channels), dtype.itemsize, max_bytes)
-        return _decode_deep_png(path) if deep_color else _decode_pillow(path, kind, mode)
+        check_budget(readable(path), (height, width, channels), dtype.itemsize, max_bytes)
+        with decoding(path):
+            pixels = _decode_deep_png(path, channels) if deep else _decode(path, kind)
+            if pixels.shape[:2] != (height, width) or (pixels.shape[2] if pixels.ndim == 3 else 1) != channels:
+                raise ValueError(f"its pixels are {pixels.shape}, its header says {(height, width, channels)}")
+        return upright(pixels, turn)
 
-    return Image(readable(path), size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]])
-
-
-def _png_depth(path: Path) -> int:
-    with path.open("rb") as file:
-        head = file.read(26)
-    return head[24] if head.startswith(PNG) and len(head) == 26 else 8
+    return Image(readable(path.name), size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]])
 
 
-def _decode_pillow(path: Path, kind: Callable[[Path], PillowImage.Image], mode: str) -> Shaped[np.ndarray, "..."]:
-    try:
-        with kind(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if mode in ("P", "CMYK", "YCbCr"):
-                upright = upright.convert("RGB")
-            elif mode == "1":
-                upright = upright.convert("L")
-            array = np.asarray(upright)
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return array.astype(np.uint16) if mode.startswith("I") else array
+def upright(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "i j *c"]:
+    """Return pixels turned as an EXIF orientation from 1 to 8 says."""
+    if orientation not in _TURNS:
+        return pixels
+    swapped, flipped = _TURNS[orientation]
+    return np.flip(pixels.swapaxes(0, 1) if swapped else pixels, flipped)
 
 
-def _decode_deep_png(path: Path) -> Shaped[np.ndarray, "..."]:
-    """Decode 16-bit color, which Pillow would reduce to 8 bits, by OpenCV."""
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise InputError(f"{path} is damaged")
-    return cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+def _deep_channels(path: Path) -> int:
+    """Return the number of channels of a PNG of 16 bits; 0 for any other file."""
+    head = first_bytes(path, 26)
+    return _DEEP_CHANNELS.get(head[25], 0) if head.startswith(PNG) and len(head) == 26 and head[24] == 16 else 0
+
+
+def _decode(path: Path, kind: Kind) -> Shaped[np.ndarray, "..."]:
+    with kind(path) as image:
+        if image.mode in ("P", "CMYK"):
+            return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("L") if image.mode == "1" else image)
+
+
+def _decode_deep_png(path: Path, channels: int) -> Shaped[np.ndarray, "..."]:
+    pixels: Shaped[np.ndarray, "..."] = imagecodecs.png_decode(path.read_bytes())
+    if pixels.ndim == 3 and channels in (1, 3) and pixels.shape[2] == channels + 1:  # alpha, made of a transparent color
+        return pixels[..., 0] if channels == 1 else pixels[..., :3]
+    return pixels

@@ -1,99 +1,171 @@
-"""Read TIFF by window: only the strips or tiles that meet it are decoded."""
+"""Read TIFF by window: only the strips or tiles that meet it are decoded, by decoders on an allow-list."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 from jaxtyping import Shaped
+from PIL import JpegImagePlugin
 
-from fiducial.images.limits import MAX_CHANNELS, check_budget, check_dtype, readable
-from fiducial.images.stated import physical_size, read_georeference
+from fiducial.images.limits import check_budget, check_dtype, decoding, readable
+from fiducial.images.pages import count_pages, planes
+from fiducial.images.stated import GEO_KEYS, no_data, physical_size, read_georeference
 from fiducial.records import Image, InputError, Window
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_GEO_KEYS = 34735
+
+JPEG_IN_TIFF = 7
+COMPRESSIONS = {
+    1: "none", 5: "LZW", JPEG_IN_TIFF: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd",
+}  # fmt: skip
+PHOTOMETRICS = {0: "white is zero", 1: "gray", 2: "RGB", 6: "YCbCr"}  # the last in JPEG only, whose decoder makes RGB of it
+_WHITE_IS_ZERO, _YCBCR = 0, 6
+_SPARE_BYTES = 2**16  # by which an encoded segment may exceed twice the size of what it decodes to
 
 
 def open_tiff(path: Path, max_bytes: int) -> Image:
     """Open a TIFF; raises InputError as `open_image`."""
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            page = series.keyframe
-            pages = len(series.pages)
-            axes, shape = series.axes, series.shape
-            samples, pixel_size, unit = page.samplesperpixel, *physical_size(tiff)
-            georeferenced = _GEO_KEYS in page.tags
-            size, dtype = (page.imagelength, page.imagewidth), page.dtype
-            photometric, turned = page.photometric.name, page.tags.valueof("Orientation", 1) != 1
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if dtype is None or 0 in size:
-        raise InputError(f"{path} holds no pixels")
-    check_dtype(path.name, np.dtype(dtype))
-    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR") or turned:
-        raise InputError(f"expected a gray or RGB TIFF, upright, {path} is {photometric}{', turned' * turned}")
-    stacked = "".join(a for a, n in zip(axes, shape, strict=True) if a not in "YXS" and n > 1)
-    if stacked not in ("", "C", "I" if pages == 1 else "C") or max(pages, samples) > MAX_CHANNELS:
-        raise InputError(f"expected one plane, {path} holds {axes} {shape}: save the plane to be measured as a file of its own")
-    channels = pages * samples if stacked == "C" else samples
+    with decoding(path):
+        count = count_pages(path)
+        with tifffile.TiffFile(path, is_ndpi=False) as tiff:
+            if not count or not tiff.pages:
+                raise InputError(f"{readable(path)} holds no image: export it again")
+            page = tiff.pages[0]
+            _check_page(page, path)
+            pages = planes(tiff, count, path)
+            pixel_size, unit = physical_size(tiff)
+            georeferenced = GEO_KEYS in page.tags
+            size, dtype = (int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype)
+            channels = len(pages) * int(page.samplesperpixel)
 
     def read(window: Window) -> Shaped[np.ndarray, "..."]:
         y0, x0, y1, x1 = window
-        check_budget(path.name, (y1 - y0, x1 - x0, channels), dtype.itemsize, max_bytes)
-        pixels = _read_tiff(path, window, max_bytes)
-        return np.bitwise_not(pixels) if photometric == "MINISWHITE" and pixels.dtype.kind in "bu" else pixels
+        check_budget(readable(path), (y1 - y0, x1 - x0, channels), dtype.itemsize, max_bytes)
+        with decoding(path):
+            pixels = _read(path, pages, window, max_bytes)
+            if pixels.dtype != dtype or (pixels.shape[2] if pixels.ndim == 3 else 1) != channels:
+                raise ValueError(f"it has changed since it was opened: {channels} channels of {dtype}")
+        return pixels
 
     crs, pixel_to_world = read_georeference(path) if georeferenced else (None, None)
-    return Image(readable(path), size, channels, np.dtype(dtype), read, pixel_size, unit, crs, pixel_to_world)
+    return Image(readable(path.name), size, channels, dtype, read, pixel_size, unit, crs, pixel_to_world)
 
 
-def _read_tiff(path: Path, window: Window, max_bytes: int) -> Shaped[np.ndarray, "..."]:
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            planes = [_read_page(tiff, page, window, max_bytes) for page in tiff.series[0].pages]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    joined = np.concatenate(planes, axis=-1)  # (h, w, channels)
+def _check_page(page: Any, path: Path) -> None:  # noqa: ANN401 (tifffile ships no types)
+    """Refuse a page that is not on the allow-list; raises InputError."""
+    name = readable(path)
+    if page.compression not in COMPRESSIONS:
+        allowed = ", ".join(dict.fromkeys(COMPRESSIONS.values()))
+        raise InputError(
+            f"compression must be one of {allowed}, {name} has {_named(page.compression)}: save it with one of them"
+        )
+    photometric, turned = page.photometric, page.tags.valueof(274, 1) != 1
+    if photometric not in PHOTOMETRICS or turned or (photometric == _YCBCR and page.compression != JPEG_IN_TIFF):
+        found = f"{_named(photometric)}{', turned' * turned}"
+        raise InputError(f"expected a gray or RGB TIFF, upright, {name} is {found}: save it so")
+    if page.dtype is None or 0 in (page.imagelength, page.imagewidth, page.samplesperpixel):
+        raise InputError(f"expected pixels of 8, 16, 32 or 64 bits, or of one, {name} holds none: export it again")
+    check_dtype(name, np.dtype(page.dtype))
+
+
+def _named(number: Any) -> str:  # noqa: ANN401 (tifffile's enumerations, or a number they do not know)
+    return str(getattr(number, "name", number))
+
+
+def _read(path: Path, pages: list[int], window: Window, max_bytes: int) -> Shaped[np.ndarray, "..."]:
+    with tifffile.TiffFile(path, is_ndpi=False) as tiff:
+        read = [_read_page(tiff, tiff.pages[index], window, max_bytes) for index in pages]
+    joined = np.concatenate(read, axis=-1) if len(read) > 1 else read[0]  # (h, w, channels)
     return joined[..., 0] if joined.shape[-1] == 1 else joined
 
 
 def _read_page(tiff: Any, page: Any, window: Window, max_bytes: int) -> Shaped[np.ndarray, "h w c"]:  # noqa: ANN401 (tifffile ships no types)
-    """Decode only the strips or tiles of a page that meet the window."""
-    page = page.aspage() if hasattr(page, "aspage") else page
-    key = page.keyframe
+    """Return a window of a page; what it states to be no data is NaN where its pixels are floats."""
+    if window[2] > page.imagelength or window[3] > page.imagewidth:
+        raise ValueError("a page is smaller than the first")
+    if page.is_final and (page.planarconfig == 1 or page.samplesperpixel == 1):
+        pixels = _read_plain(tiff, page, window)
+    else:
+        pixels = _read_segments(tiff, page, window, max_bytes)
+    if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind in "bu":
+        return np.bitwise_not(pixels)
+    missing = no_data(page)
+    if missing is not None and pixels.dtype.kind == "f":
+        pixels[pixels == pixels.dtype.type(missing)] = np.nan
+    return pixels
+
+
+def _read_plain(tiff: Any, page: Any, window: Window) -> Shaped[np.ndarray, "h w c"]:  # noqa: ANN401 (tifffile ships no types)
+    """Read a window of pixels that lie in the file as they are, row by row."""
     y0, x0, y1, x1 = window
-    if key.is_memmappable and (key.planarconfig == 1 or key.samplesperpixel == 1):
-        shape = (key.imagelength, key.imagewidth, key.samplesperpixel)
-        stored = np.dtype(tiff.byteorder + key.dtype.char)
-        mapped = np.memmap(tiff.filehandle.path, stored, "r", page.dataoffsets[0], shape)
-        return mapped[y0:y1, x0:x1].astype(key.dtype)
-    out = np.full((y1 - y0, x1 - x0, key.samplesperpixel), key.nodata, key.dtype)
-    tables = {"jpegtables": key.jpegtables, "jpegheader": key.jpegheader} if key.compression in (6, 7, 34892) else {}
-    tall, wide = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
-    check_budget(tiff.filename, (min(tall, key.imagelength), wide, key.samplesperpixel), key.dtype.itemsize, max_bytes)
-    for index in _segments_in(key, window, tall, wide):
-        if index >= len(page.dataoffsets):
+    wide, samples, stored = page.imagewidth, page.samplesperpixel, np.dtype(tiff.byteorder + page.dtype.char)
+    out = np.empty((y1 - y0, (x1 - x0) * samples), stored)
+    row_bytes, start = wide * samples * stored.itemsize, page.dataoffsets[0] + x0 * samples * stored.itemsize
+    pieces = [out] if x1 - x0 == wide else list(out)
+    for number, piece in enumerate(pieces):
+        tiff.filehandle.seek(start + (y0 + number) * row_bytes)
+        if tiff.filehandle.readinto(piece) != piece.nbytes:
+            raise ValueError("its pixels end early")
+    return out.reshape(y1 - y0, x1 - x0, samples).astype(page.dtype, copy=False)
+
+
+def _read_segments(tiff: Any, page: Any, window: Window, max_bytes: int) -> Shaped[np.ndarray, "h w c"]:  # noqa: ANN401 (tifffile ships no types)
+    """Decode only the strips or tiles of a page that meet the window."""
+    y0, x0, y1, x1 = window
+    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    if tall < 1 or wide < 1:
+        raise ValueError(f"strips or tiles must have an area, got {tall} × {wide}")
+    # The last strip may be shorter than the others, a tile may not.
+    segment = (tall if page.is_tiled else min(tall, page.imagelength), wide, samples)
+    check_budget(f"a strip or tile of {readable(tiff.filename)}", segment, page.dtype.itemsize, max_bytes)
+    most = 2 * segment[0] * wide * samples * page.dtype.itemsize + _SPARE_BYTES
+    missing = no_data(page)
+    fill = page.nodata if missing is None or page.dtype.kind != "f" else missing
+    out = np.full((y1 - y0, x1 - x0, page.samplesperpixel), fill, page.dtype)
+    for index in _segments_in(page, window, tall, wide):
+        if index >= min(len(page.dataoffsets), len(page.databytecounts)):
             raise ValueError(f"segment {index} is missing")
         if not page.databytecounts[index]:
             continue
-        tiff.filehandle.seek(page.dataoffsets[index])
-        data = tiff.filehandle.read(page.databytecounts[index])
-        pixels, (sample, _, top, left, _), (_, height, width, _) = key.decode(data, index, **tables)
-        if pixels is None:
-            continue
-        _paste(out, pixels[0, :height, :width], (top - y0, left - x0), sample if key.planarconfig == 2 else None)
+        pixels, sample, (top, left) = _decode(tiff, page, index, most)
+        _paste(out, pixels, (top - y0, left - x0), sample if page.planarconfig == 2 else None)
     return out
 
 
-def _segments_in(key: Any, window: Window, tall: int, wide: int) -> Iterator[int]:  # noqa: ANN401 (tifffile ships no types)
+def _decode(tiff: Any, page: Any, index: int, most: int) -> tuple[np.ndarray, int, tuple[int, int]]:  # noqa: ANN401 (tifffile ships no types)
+    """Return a strip or tile (h, w, c), its plane, and where it lies; `most` is how many bytes it may take in the file."""
+    stored = int(page.databytecounts[index])
+    if stored > most:
+        raise ValueError(f"segment {index} takes {stored:,} bytes, more than its pixels can")
+    tiff.filehandle.seek(int(page.dataoffsets[index]))
+    encoded = tiff.filehandle.read(stored)
+    tables = {}
+    if page.compression == JPEG_IN_TIFF:
+        _check_jpeg(encoded, page)
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+    pixels, (sample, _, top, left, _), (_, height, width, _) = page.decode(encoded, index, **tables)
+    if pixels is None or pixels.dtype != page.dtype:
+        raise ValueError(f"segment {index} does not decode to {page.dtype}")
+    return pixels[0, :height, :width], sample, (top, left)
+
+
+def _check_jpeg(encoded: bytes, page: Any) -> None:  # noqa: ANN401 (tifffile ships no types)
+    """Refuse a JPEG that is larger than the strip or tile which it fills: its decoder would believe it."""
+    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    with JpegImagePlugin.JpegImageFile(BytesIO(encoded)) as header:
+        width, height = header.size
+    if width > wide or height > tall:
+        raise ValueError(f"a strip or tile of {tall} × {wide} px holds a JPEG of {height} × {width} px")
+
+
+def _segments_in(page: Any, window: Window, tall: int, wide: int) -> Iterator[int]:  # noqa: ANN401 (tifffile ships no types)
     y0, x0, y1, x1 = window
-    down, across = -(-key.imagelength // tall), -(-key.imagewidth // wide)
-    for plane in range(key.samplesperpixel if key.planarconfig == 2 else 1):
+    down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
+    for plane in range(page.samplesperpixel if page.planarconfig == 2 else 1):
         for row in range(y0 // tall, -(-y1 // tall)):
             for column in range(x0 // wide, -(-x1 // wide)):
                 yield (plane * down + row) * across + column
