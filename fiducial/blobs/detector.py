@@ -146,13 +146,12 @@ class BlobDetector:
         if one <= zero:
             return decode([], EMBEDDING if embeddings else 0)  # constant: nothing is there
         parts: list[Candidates] = []
-        steps = list(scales_for(radius_px))
+        steps, reached = list(scales_for(radius_px)), 0.0
         for done, scale in enumerate(steps):
+            note, reached = _part(progress, reached, steps[done:])
             copy = Scaled(image, scale, zero, one, middle)
             if min(copy.size) >= SMALLEST_PX or done == 0:
-                parts.append(
-                    self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=_part(progress, done, steps))
-                )
+                parts.append(self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=note))
             if done == 0 and radius_px is None and _has_small(parts[0], image.size):
                 steps.append(ENLARGED)
         return decode(parts, EMBEDDING if embeddings else 0)
@@ -214,13 +213,15 @@ def _limits(radius_px: float | None) -> tuple[float, float]:
     return ANY_NET_PX[0] / (ENLARGED if radius_px is None else scales[0]), ANY_NET_PX[1] / scales[-1]
 
 
-def _part(progress: Progress | None, done: int, steps: list[float]) -> Progress | None:
-    """Report a scale's progress as part of the whole, scales weighed by their number of pixels."""
+def _part(progress: Progress | None, reached: float, left: list[float]) -> tuple[Progress | None, float]:
+    """Return what reports a scale's progress as part of the whole, and the part that is reached after it.
+
+    Scales are weighed by their number of pixels. One that is added later shares what is left: progress never steps back.
+    """
+    share = (1 - reached) * left[0] ** 2 / sum(scale * scale for scale in left)
     if progress is None:
-        return None
-    sizes = [s * s for s in steps]
-    before, own, whole = sum(sizes[:done]), sizes[done], sum(sizes)
-    return lambda d, t: progress(round(1000 * (before + own * d / t) / whole), 1000)
+        return None, reached + share
+    return lambda d, t: progress(round(1000 * (reached + share * d / t)), 1000), reached + share
 
 
 def _has_small(found: Candidates, size: tuple[int, int]) -> bool:
