@@ -1,0 +1,72 @@
+"""Make the pictures of the tutorials, and the output shown in them, by following each tutorial as a reader would.
+
+    python docs/pictures.py
+
+Runs the blocks of each tutorial's "Step by step" in a new folder, in their order, writes what the commands print below them,
+and keeps the pictures that the tutorial shows.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+DOCS = Path(__file__).parent
+PICTURES = {
+    "tutorial_detect.md": {"detect_found.jpg": "results/coins/overlay.png"},
+    "tutorial_inspect.md": {"inspect_pair.jpg": "pair.png", "inspect_found.jpg": "results/part/overlay.png"},
+    "tutorial_locate.md": {"locate_found.jpg": "results/zoom/overlay.png"},
+    "tutorial_register.md": {
+        "register_moving.jpg": "edges.png",
+        "register_laid.jpg": "results/edges/overlay.png",
+        "register_checkerboard.jpg": "results/edges/checkerboard.png",
+    },
+}
+STEPS = re.compile(r"(?<=\n## Step by step\n)(.*?)(?=\n## )", re.DOTALL)
+BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
+
+
+def printed(line: str) -> str:
+    """Return what a command of Fiducial prints, on a terminal 100 characters wide."""
+    words = [sys.executable, "-m", "fiducial.cli", *shlex.split(line)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+    if done.returncode not in (0, 3):  # 3: the answer is no
+        raise SystemExit(f"{line}: exit status {done.returncode}\n{done.stderr}")
+    return "".join(f"{row.rstrip()}\n" for row in done.stdout.splitlines())
+
+
+def follow(steps: str) -> str:
+    """Run the blocks of a part of a page; return it with what the commands print."""
+    known: dict[str, object] = {}
+
+    def run(match: re.Match[str]) -> str:
+        if match[1] == "python":
+            exec(compile(match[2], "the tutorial", "exec"), known)
+            return match[0]
+        lines = [line for line in match[2].splitlines() if line.startswith("$ ")]
+        return "```console\n" + "".join(f"{line}\n{printed(line[2:])}" for line in lines) + "```"
+
+    return BLOCK.sub(run, steps)
+
+
+def main() -> None:
+    """Follow every tutorial."""
+    for name, pictures in PICTURES.items():
+        page = DOCS / name
+        with TemporaryDirectory() as folder, chdir(folder):
+            page.write_text(STEPS.sub(lambda match: follow(match[1]), page.read_text(encoding="utf-8")), encoding="utf-8")
+            for picture, made in pictures.items():
+                shown = Image.open(made).convert("RGB")
+                shown.thumbnail((900, 900))
+                shown.save(DOCS / "images" / picture, quality=88, optimize=True)
+        print(f"{name}: {', '.join(pictures)}")
+
+
+if __name__ == "__main__":
+    main()
