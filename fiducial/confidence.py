@@ -1,6 +1,9 @@
 """Turn raw scores into probabilities, and a budget of false alarms into a threshold."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -28,6 +31,11 @@ class Calibration:
     alarms: tuple[float, ...]
     good_images: int
 
+    @property
+    def units(self) -> float:
+        """How many negatives the alarms come from."""
+        return float(self.good_images)
+
 
 @dataclass(frozen=True)
 class EvidenceCalibration:
@@ -36,6 +44,9 @@ class EvidenceCalibration:
     Attributes:
         names: of the pieces. mean, deviation: of each over the cases it was fitted on. weight: of each, standardized.
         intercept: log-odds where every piece has its mean.
+        alarms: the probability that each negative reached, largest first: a query of its best place in a source that does not
+            show it, a pair of different scenes of its best transform; 0 where nothing was found.
+        negatives: how many there were; 0 if that is not known.
     """
 
     names: tuple[str, ...]
@@ -43,6 +54,13 @@ class EvidenceCalibration:
     deviation: tuple[float, ...]
     weight: tuple[float, ...]
     intercept: float
+    alarms: tuple[float, ...] = ()
+    negatives: int = 0
+
+    @property
+    def units(self) -> float:
+        """How many negatives the alarms come from."""
+        return float(self.negatives)
 
 
 def fit_evidence(
@@ -111,32 +129,19 @@ def _log_odds(raw: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     return logit(np.clip(raw, 1e-6, 1 - 1e-6))
 
 
+def largest_alarms(probability: Float64[np.ndarray, " n"]) -> tuple[float, ...]:
+    """Return the probabilities of false alarms that a calibration keeps, largest first."""
+    return tuple(np.sort(probability)[::-1][:KEEP_ALARMS].tolist())
+
+
 def with_alarms(calibration: Calibration, alarms: Float64[np.ndarray, " n"], good_images: int) -> Calibration:
     """Return the calibration with the false alarms of another set of good images."""
-    largest = np.sort(alarms)[::-1][:KEEP_ALARMS]
-    return replace(calibration, alarms=tuple(largest.tolist()), good_images=good_images)
+    return replace(calibration, alarms=largest_alarms(alarms), good_images=good_images)
 
 
-def threshold_for_budget(calibration: Calibration, alarms_per_image: float) -> float:
-    """Return the probability that good images exceed at most `alarms_per_image` times per image on average.
-
-    Scores must lie above it. The budget holds on the good images of the calibration; elsewhere in expectation, if they
-    resemble them in content and size.
-
-    Raises:
-        InputError: the budget is not above 0, or smaller than that many good images can tell.
-    """
-    if not 0 < alarms_per_image < np.inf:
-        raise InputError(f"false alarms per image must be above 0, got {alarms_per_image:g}")
-    if calibration.good_images * alarms_per_image < 1:
-        raise InputError(
-            f"a budget of {alarms_per_image:g} false alarms per image needs at least {int(np.ceil(1 / alarms_per_image))} good "
-            f"images to be judged by, the calibration has {calibration.good_images}: calibrate on more, or ask for more"
-        )
-    allowed = int(np.floor(alarms_per_image * calibration.good_images + 1e-9))
-    if allowed < len(calibration.alarms):
-        return calibration.alarms[allowed]
-    return calibration.alarms[-1] if len(calibration.alarms) == KEEP_ALARMS else 0.0
+def with_negatives(calibration: EvidenceCalibration, reached: Float64[np.ndarray, " n"]) -> EvidenceCalibration:
+    """Return the calibration with the probability that each of a set of negatives reached."""
+    return replace(calibration, alarms=largest_alarms(reached), negatives=len(reached))
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,14 @@ class CrowdCalibration:
     spread: float
     alarms: tuple[float, ...]
     megapixels: float
+
+    @property
+    def units(self) -> float:
+        """How many negatives, megapixels that is, the alarms come from."""
+        return self.megapixels
+
+
+AnyCalibration = Calibration | CrowdCalibration | EvidenceCalibration
 
 
 def crowd_probability(calibration: CrowdCalibration, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
@@ -197,21 +210,64 @@ def fit_counts(
     return best[1], best[2]
 
 
-def threshold_for_rate(calibration: CrowdCalibration, alarms_per_megapixel: float) -> float:
-    """Return the probability that at most `alarms_per_megapixel` false detections per megapixel exceed on average.
+def threshold_for_budget(calibration: AnyCalibration, budget: float, unit: tuple[str, str]) -> float:
+    """Return the probability that negatives exceed at most `budget` times each on average; answers must lie above it.
+
+    The budget holds on the negatives of the calibration; elsewhere in expectation, if they resemble them in content and size.
+    `unit` names one negative, and several: "good image", "good images".
 
     Raises:
-        InputError: the rate is not above 0, or smaller or larger than the calibration can tell.
+        InputError: the budget is not above 0, above 1 where a negative can be taken for a positive only once, smaller or larger
+            than the calibration can tell, or the calibration knows of no negatives.
     """
-    if not 0 < alarms_per_megapixel < np.inf:
-        raise InputError(f"false alarms per megapixel must be above 0, got {alarms_per_megapixel:g}")
-    allowed = int(np.floor(alarms_per_megapixel * calibration.megapixels + 1e-9))
+    one, many = unit
+    most = 1.0 if isinstance(calibration, EvidenceCalibration) else np.inf
+    if not (0 < budget < np.inf and budget <= most):
+        bound = "above 0" if most > 1 else "above 0 and at most 1"
+        raise InputError(f"false alarms per {one} must be {bound}, got {budget:g}")
+    if not calibration.units:
+        raise InputError(
+            f"these weights were calibrated on no {many}, which a budget of false alarms is judged by: ask for a least "
+            "probability, or calibrate them again"
+        )
+    allowed = int(np.floor(budget * calibration.units + 1e-9))
     if allowed < 1:
         raise InputError(
-            f"a budget of {alarms_per_megapixel:g} false alarms per megapixel needs {1 / alarms_per_megapixel:.0f} megapixels "
-            f"to be judged by, the calibration has {calibration.megapixels:.1f}: ask for more"
+            f"a budget of {budget:g} false alarms per {one} needs at least {np.ceil(1 / budget):.0f} {many} to be judged by, "
+            f"the calibration has {calibration.units:.3g}: calibrate on more, or ask for more"
         )
-    if allowed >= len(calibration.alarms) == KEEP_ALARMS:
-        most = KEEP_ALARMS / calibration.megapixels
-        raise InputError(f"the calibration tells at most {most:.0f} false alarms per megapixel, got {alarms_per_megapixel:g}")
-    return calibration.alarms[allowed] if allowed < len(calibration.alarms) else 0.0
+    if allowed < len(calibration.alarms):
+        return calibration.alarms[allowed]
+    if len(calibration.alarms) == KEEP_ALARMS < calibration.units * most:
+        told = KEEP_ALARMS / calibration.units
+        raise InputError(f"the calibration tells at most {told:.3g} false alarms per {one}, got {budget:g}: ask for less")
+    return 0.0
+
+
+def read_calibration(kind: type[AnyCalibration], stated: Mapping[str, Any]) -> AnyCalibration:
+    """Return the calibration of these values, one for each field.
+
+    Raises:
+        ValueError: numbers that are none or not finite, lists of different lengths, alarms out of order or range.
+    """
+    for name, value in stated.items():
+        several = name in ("names", "mean", "deviation", "weight", "alarms")
+        values = value if isinstance(value, tuple) else (value,)
+        fits = all(isinstance(one, str) if name == "names" else _is_number(one) for one in values)
+        if several != isinstance(value, tuple) or not fits:
+            raise ValueError(f"{name} cannot be {str(value)[:60]}")
+    known = kind(**stated)
+    if not isinstance(known, Calibration):
+        lengths = {len(known.names), len(known.mean), len(known.deviation), len(known.weight)}
+        if len(lengths) > 1 or min(known.deviation, default=1.0) <= 0:
+            raise ValueError("names, mean, deviation (above 0) and weight must be of one length")
+    edges = np.array([1.0, *known.alarms, 0.0])
+    if known.units < 0 or (np.diff(edges) > 0).any():
+        raise ValueError("alarms must be probabilities, largest first, of no less than 0 negatives")
+    if isinstance(known, EvidenceCalibration) and len(known.alarms) != min(known.negatives, KEEP_ALARMS):
+        raise ValueError(f"each of {known.negatives} negatives must have its probability, got {len(known.alarms)}")
+    return known
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -18,7 +18,7 @@ from torch import nn
 
 from fiducial.blobs.network import CADSN
 from fiducial.blobs.network import Config as BlobsConfig
-from fiducial.confidence import Calibration, CrowdCalibration, EvidenceCalibration
+from fiducial.confidence import AnyCalibration, Calibration, CrowdCalibration, EvidenceCalibration, read_calibration
 from fiducial.defects.network import BGNet
 from fiducial.defects.network import Config as DefectsConfig
 from fiducial.images import whole_file
@@ -50,6 +50,9 @@ FAMILIES: Mapping[str, tuple[type[Any], type[Any], type[Any]]] = {
     "triplets": (PlacesConfig, TripletNet, Calibration),
 }
 
+# What calibrations of files held that lack these fields: they are older than the fields.
+_BEFORE: Mapping[type[Any], Mapping[str, Any]] = {EvidenceCalibration: {"alarms": [], "negatives": 0}}
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -66,7 +69,7 @@ class Weights:
     sha256: str
     family: str
     network: Network
-    calibration: Calibration | CrowdCalibration | EvidenceCalibration | None
+    calibration: AnyCalibration | None
     card: Mapping[str, str]
 
 
@@ -75,7 +78,7 @@ def save(
     family: str,
     network: Network,
     card: Mapping[str, str],
-    calibration: Calibration | CrowdCalibration | EvidenceCalibration | None = None,
+    calibration: AnyCalibration | None = None,
 ) -> None:
     """Write a network to a file, making its folder; the file appears whole or not at all."""
     parameters = {name for name, _ in network.named_parameters()}
@@ -119,7 +122,7 @@ def load(family: str, source: str | Path | None = None) -> Weights:
     config_type, network_type, calibration_type = FAMILIES[family]
     network = network_type(config_type(**_strict(config_type, config, path)))
     _fill(network, tensors, path)
-    calibration = None if stated is None else calibration_type(**_strict(calibration_type, stated, path))
+    calibration = None if stated is None else _calibration(calibration_type, stated, path)
     return Weights(path.stem, digest, family, network.eval(), calibration, card)
 
 
@@ -132,8 +135,21 @@ def _locate(family: str, source: str | Path | None) -> tuple[Path, str]:
     return Path(source), ""
 
 
+def _calibration(kind: type[Any], stated: Mapping[str, Any], path: Path) -> AnyCalibration:
+    before = _BEFORE.get(kind, {})
+    if isinstance(stated, dict) and not set(before) & set(stated):
+        stated = {**before, **stated}
+    values = _strict(kind, stated, path)
+    try:
+        return read_calibration(kind, values)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: {kind.__name__} does not fit together: {error}") from error
+
+
 def _strict(kind: type[Any], stated: Mapping[str, Any], path: Path) -> dict[str, Any]:
     known = {field.name for field in fields(kind)}
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: {kind.__name__} must be fields with values, got {str(stated)[:60]!r}")
     if set(stated) != known:
         surplus, missing = sorted(set(stated) - known), sorted(known - set(stated))
         raise InputError(f"{path}: {kind.__name__} has unknown fields {surplus} and lacks {missing}")

@@ -1,5 +1,8 @@
 """Probabilities mean what they say, and a budget of false alarms is kept."""
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,15 +11,18 @@ from hypothesis import strategies as st
 from fiducial.confidence import (
     Calibration,
     CrowdCalibration,
+    EvidenceCalibration,
     count_interval,
     evidence_to_probability,
     fit_counts,
     fit_evidence,
     fit_probability,
+    largest_alarms,
+    read_calibration,
     threshold_for_budget,
-    threshold_for_rate,
     to_probability,
     with_alarms,
+    with_negatives,
 )
 from fiducial.metrics import calibration_error
 from fiducial.records import InputError
@@ -47,28 +53,83 @@ def test_no_scores_cannot_be_calibrated() -> None:
         fit_probability(np.zeros(0), np.zeros(0, bool))
 
 
+GOOD, MEGA, ABSENT = ("good image", "good images"), ("megapixel", "megapixels"), ("absent query", "absent queries")
+
+
+def crowd(alarms: tuple[float, ...], megapixels: float) -> CrowdCalibration:
+    return CrowdCalibration(("a",), (0.0,), (1.0,), (1.0,), 0.0, 1.0, 0.0, alarms, megapixels)
+
+
+def weighed(reached: np.ndarray) -> EvidenceCalibration:
+    return with_negatives(EvidenceCalibration(("a",), (0.0,), (1.0,), (1.0,), 0.0), reached)
+
+
 @given(st.integers(1, 60), st.integers(0, 200), st.floats(0.02, 5))
-def test_the_budget_is_kept_on_the_good_images(images: int, alarms: int, budget: float) -> None:
+def test_the_budget_is_kept_on_the_negatives_of_every_calibration(units: int, alarms: int, budget: float) -> None:
     score = np.random.default_rng(alarms).random(alarms).round(2)
-    calibration = with_alarms(Calibration(1.0, 0.0, (), 0), score, images)
-    if budget * images < 1:
-        with pytest.raises(InputError, match="good images"):
-            threshold_for_budget(calibration, budget)
-        return
-    threshold = threshold_for_budget(calibration, budget)
-    assert (score > threshold).sum() <= budget * images
-    assert threshold == 0 or (score >= threshold).sum() > np.floor(budget * images)
+    once = np.random.default_rng(alarms).random(units).round(2)
+    known = (
+        (with_alarms(Calibration(1.0, 0.0, (), 0), score, units), GOOD, score),
+        (crowd(largest_alarms(score), float(units)), MEGA, score),
+        (weighed(once), ABSENT, once),
+    )
+    for calibration, unit, reached in known:
+        if budget * units < 1 or (budget > 1 and unit is ABSENT):
+            with pytest.raises(InputError, match=unit[1] if budget < 1 else "at most 1"):
+                threshold_for_budget(calibration, budget, unit)
+            continue
+        threshold = threshold_for_budget(calibration, budget, unit)
+        assert (reached > threshold).sum() <= budget * units + 1e-6
+        assert threshold == 0 or (reached >= threshold).sum() > np.floor(budget * units)
 
 
 def test_the_threshold_is_the_largest_alarm_that_does_not_fit_the_budget() -> None:
     calibration = with_alarms(Calibration(1.0, 0.0, (), 0), np.array([0.7, 0.9, 0.8]), 1)
-    assert [threshold_for_budget(calibration, k) for k in (1, 2, 3)] == [0.8, 0.7, 0.0]
+    assert [threshold_for_budget(calibration, k, GOOD) for k in (1, 2, 3)] == [0.8, 0.7, 0.0]
+    known = crowd((0.9, 0.7, 0.6, 0.2), 2.0)
+    assert [threshold_for_budget(known, k, MEGA) for k in (1.0, 0.5, 100)] == [0.6, 0.7, 0.0]
+    absent = weighed(np.array([0.0, 0.3, 0.1, 0.6]))
+    assert [threshold_for_budget(absent, k, ABSENT) for k in (0.25, 0.5, 1.0)] == [0.3, 0.1, 0.0]
 
 
 @pytest.mark.parametrize("budget", [-1.0, 0.0, float("nan"), float("inf")])
 def test_budgets_that_mean_nothing_are_refused(budget: float) -> None:
-    with pytest.raises(InputError, match="above 0"):
-        threshold_for_budget(Calibration(1.0, 0.0, (), 10), budget)
+    for known in (Calibration(1.0, 0.0, (), 10), crowd((), 10.0), weighed(np.zeros(10))):
+        with pytest.raises(InputError, match="above 0"):
+            threshold_for_budget(known, budget, GOOD)
+
+
+def test_budgets_beyond_what_a_calibration_can_tell_are_refused() -> None:
+    with pytest.raises(InputError, match=r"needs at least 20 absent queries .* has 10"):
+        threshold_for_budget(weighed(np.zeros(10)), 0.05, ABSENT)
+    with pytest.raises(InputError, match=r"at most 1, got 1\.5"):
+        threshold_for_budget(weighed(np.zeros(10)), 1.5, ABSENT)
+    full = largest_alarms(np.linspace(0.1, 0.9, 3000))
+    for known, unit in ((Calibration(1.0, 0.0, full, 10), GOOD), (crowd(full, 10.0), MEGA)):
+        assert threshold_for_budget(known, 199.9, unit) == full[-1]
+        with pytest.raises(InputError, match="at most 200"):
+            threshold_for_budget(known, 200, unit)
+
+
+def test_a_calibration_that_knows_no_negatives_says_so() -> None:
+    with pytest.raises(InputError, match="calibrated on no absent queries"):
+        threshold_for_budget(EvidenceCalibration(("a",), (0.0,), (1.0,), (1.0,), 0.0), 0.5, ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mean": (0.0, 1.0)}, "one length"), ({"names": ()}, "one length"), ({"deviation": (0.0,)}, "one length"),
+        ({"weight": ("1",)}, "weight"), ({"weight": 1.0}, "weight"), ({"intercept": float("nan")}, "intercept"),
+        ({"names": (1,)}, "names"), ({"alarms": (0.2, 0.3)}, "largest first"), ({"alarms": (1.2, 0.3)}, "largest first"),
+        ({"negatives": 3}, "each of 3"), ({"negatives": True}, "negatives"),
+    ],
+)  # fmt: skip
+def test_calibrations_whose_parts_do_not_fit_are_named(change: dict[str, Any], says: str) -> None:
+    known = asdict(weighed(np.array([0.4, 0.2])))
+    assert read_calibration(EvidenceCalibration, known) == weighed(np.array([0.4, 0.2]))
+    with pytest.raises(ValueError, match=says):
+        read_calibration(EvidenceCalibration, known | change)
 
 
 def test_evidence_becomes_calibrated_probabilities(rng: np.random.Generator) -> None:
@@ -111,13 +172,3 @@ def test_fitted_intervals_cover_what_they_were_fitted_on_and_are_no_wider_than_n
     doubled = fit_counts(sums, variances, sums * 1.3)
     assert doubled[1] > 0.1 or doubled[0] > 4
     assert fit_counts(np.zeros(0), np.zeros(0), np.zeros(0)) == (1.0, 0.0)
-
-
-def test_a_rate_of_false_alarms_is_a_threshold() -> None:
-    known = CrowdCalibration(("a",), (0.0,), (1.0,), (1.0,), 0.0, 1.0, 0.0, (0.9, 0.7, 0.6, 0.2), 2.0)
-    assert threshold_for_rate(known, 1.0) == 0.6  # two above it on two megapixels
-    assert threshold_for_rate(known, 0.5) == 0.7
-    assert threshold_for_rate(known, 100) == 0.0
-    for wrong in (0, -1, 0.1, float("nan")):
-        with pytest.raises(InputError, match="megapixel"):
-            threshold_for_rate(known, wrong)

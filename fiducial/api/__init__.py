@@ -1,16 +1,18 @@
 """The verbs: a path, an array or an `Image` in, a record out."""
 
 from fiducial.api.blobs import check_detection, detect, diameter_px, parse_diameter
-from fiducial.api.defects import calibrate, check_options, inspect
+from fiducial.api.defects import calibrate, check_inspection, inspect
 from fiducial.api.loading import Source
-from fiducial.api.places import check_search, load_locator, locate
-from fiducial.api.registration import check_registration, keypoints, load_registrar, register
+from fiducial.api.places import check_location, check_search, load_locator, locate
+from fiducial.api.registration import check_model, check_registration, keypoints, load_registrar, register
 
 __all__ = [
     "Source",
     "calibrate",
     "check_detection",
-    "check_options",
+    "check_inspection",
+    "check_location",
+    "check_model",
     "check_registration",
     "check_search",
     "detect",

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, version_of
+from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
 from fiducial.blobs.network import CADSN
-from fiducial.confidence import CrowdCalibration, threshold_for_rate
+from fiducial.confidence import CrowdCalibration
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.records import Blobs, Image, InputError, Progress, Provenance
@@ -99,13 +99,9 @@ def check_detection(
     weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
 ) -> tuple[weight_files.Weights, BlobDetector, float]:
     """Return the weights, the detector, and the least probability to list that the options ask for; raises as `detect`."""
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    check_probability(min_probability)
     loaded, detector = _load_detector(None if weights is None else str(weights), device, version_of(weights))
-    if false_alarms is None:
-        return loaded, detector, min_probability
-    assert isinstance(loaded.calibration, CrowdCalibration)
-    return loaded, detector, float(np.nextafter(threshold_for_rate(loaded.calibration, false_alarms), 2))
+    return loaded, detector, least_probability(loaded, min_probability, false_alarms)
 
 
 @lru_cache(maxsize=4)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import Source, version_of
-from fiducial.confidence import Calibration, threshold_for_budget, with_alarms
+from fiducial.api.loading import Source, check_calibrated, check_probability, least_probability, version_of
+from fiducial.confidence import Calibration, with_alarms
 from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
@@ -50,7 +50,7 @@ def inspect(
 
     Raises:
         InputError: an image that cannot be read or judged (see the message), sizes that differ without `resize`, a budget
-            that the weights' calibration cannot tell.
+            that the weights' calibration cannot tell; weights that cannot be loaded or are not calibrated.
     """
     seen, good = as_image(sample, max_bytes), as_image(template, max_bytes)
     turned = align and good.size == seen.size[::-1]  # by a quarter turn, which alignment finds
@@ -64,14 +64,13 @@ def inspect(
         raise InputError(
             f"sample and template must both be gray or both color, got {seen.channels} and {good.channels} channels"
         )
-    loaded, inspector, least = check_options(weights, device, min_probability, false_alarms)
+    loaded, inspector, least = check_inspection(weights, device, min_probability, false_alarms)
     made = Provenance(
         VERSION,
         loaded.name,
         loaded.sha256,
         (
             ("align", align),
-            ("calibrated", loaded.calibration is not None),
             ("false_alarms", false_alarms),
             ("invert", invert),
             ("min_probability", least),
@@ -81,18 +80,13 @@ def inspect(
     return inspector.inspect(seen, good, made, align=align, invert=invert, min_probability=least, progress=progress)
 
 
-def check_options(
+def check_inspection(
     weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
 ) -> tuple[weight_files.Weights, DefectInspector, float]:
     """Return the weights, the inspector, and the least probability to report that the options ask for; raises as `inspect`."""
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    check_probability(min_probability)
     loaded, inspector = _inspector(weights, device)
-    if false_alarms is None:
-        return loaded, inspector, min_probability
-    if not isinstance(loaded.calibration, Calibration):
-        raise InputError(f"weights {loaded.name} are not calibrated: train with --hold-out")
-    return loaded, inspector, float(np.nextafter(threshold_for_budget(loaded.calibration, false_alarms), 2))
+    return loaded, inspector, least_probability(loaded, min_probability, false_alarms)
 
 
 def calibrate(
@@ -109,11 +103,9 @@ def calibrate(
     A pair whose alignment is refused tells nothing and is left out.
 
     Raises:
-        InputError: as `inspect`; or weights without probabilities, or no pair that could be aligned.
+        InputError: as `inspect`; or no pair that could be aligned.
     """
     loaded, _ = _inspector(weights, device)
-    if loaded.calibration is None:
-        raise InputError(f"weights {loaded.name} map no scores to probabilities yet: train with --hold-out")
     alarms, images = [np.zeros(0)], 0
     for done, (sample, template) in enumerate(good, start=1):
         record = inspect(sample, template, weights=weights, device=device, invert=invert, min_probability=0.0)
@@ -138,7 +130,7 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 
 def _inspector(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, DefectInspector]:
-    """Load weights once per process, device and version of the file."""
+    """Load calibrated weights once per process, device and version of the file."""
     return _load_inspector(None if weights is None else str(weights), device, version_of(weights))
 
 
@@ -147,5 +139,6 @@ def _load_inspector(weights: str | None, device: str, changed: int) -> tuple[wei
     loaded = weight_files.load("defects", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, BGNet)
-    assert loaded.calibration is None or isinstance(loaded.calibration, Calibration)
-    return loaded, DefectInspector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))
+    calibration = check_calibrated(loaded)
+    assert isinstance(calibration, Calibration)
+    return loaded, DefectInspector(loaded.network, calibration, where, bf16=has_fast_bf16(where))

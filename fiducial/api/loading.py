@@ -1,11 +1,12 @@
-"""What the verbs share: the images they take, units of length, and weights that are loaded once."""
+"""What the verbs share: the images they take, units of length, calibrated weights, and what makes an answer one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
-from fiducial.confidence import Calibration
+from fiducial.confidence import AnyCalibration, Calibration, threshold_for_budget
 from fiducial.records import Image, InputError
 from fiducial.weights import Weights
 
@@ -14,13 +15,49 @@ METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
 
 
+# What a budget of false alarms counts them per, for each family: one negative, and several.
+NEGATIVES: Mapping[str, tuple[str, str]] = {
+    "blobs": ("megapixel", "megapixels"),
+    "defects": ("good image", "good images"),
+    "keypoints": ("unrelated pair", "unrelated pairs"),
+    "places": ("absent query", "absent queries"),
+}
+
+
+def check_calibrated(loaded: Weights) -> AnyCalibration:
+    """Return the calibration; refuse weights without one, whose scores are no probabilities; raises InputError."""
+    if loaded.calibration is None:
+        remedy = f"take the file that `fiducial train {loaded.family}` leaves in its output folder when it is done"
+        if loaded.family == "defects":
+            remedy = "train with --hold-out, which fits them on the groups held out"
+        raise InputError(f"weights {loaded.name} are not calibrated, their scores are no probabilities: {remedy}")
+    return loaded.calibration
+
+
 def check_evidence(loaded: Weights, needed: tuple[str, ...]) -> None:
     """Refuse weights without probabilities, or with those of other evidence; raises InputError."""
-    if loaded.calibration is None:
-        raise InputError(f"weights {loaded.name} are not calibrated: let the training that makes them finish")
-    stated = () if isinstance(loaded.calibration, Calibration) else loaded.calibration.names
+    calibration = check_calibrated(loaded)
+    stated = () if isinstance(calibration, Calibration) else calibration.names
     if stated != needed:
         raise InputError(f"weights {loaded.name} weigh the evidence {stated}, needs {needed}")
+
+
+def check_probability(min_probability: float) -> None:
+    """Refuse what is no probability; raises InputError."""
+    if not 0 <= min_probability <= 1:
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+
+
+def least_probability(loaded: Weights, min_probability: float, false_alarms: float | None) -> float:
+    """Return the least probability of an answer that is given: as stated, or by the budget of false alarms if there is one.
+
+    Raises:
+        InputError: weights that are not calibrated, a budget that cannot be meant or told.
+    """
+    calibration = check_calibrated(loaded)
+    if false_alarms is None:
+        return min_probability
+    return float(np.nextafter(threshold_for_budget(calibration, false_alarms, NEGATIVES[loaded.family]), 2))
 
 
 def version_of(weights: str | Path | None) -> int:

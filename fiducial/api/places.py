@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, version_of
+from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
 from fiducial.confidence import EvidenceCalibration
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image
@@ -25,6 +25,7 @@ def locate(
     scale: float | tuple[float, float] | None = None,
     most: int = 5,
     min_probability: float = 0.5,
+    false_alarms: float | None = None,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> Places:
@@ -40,39 +41,39 @@ def locate(
             the source (12 px where the scale is stated).
         most: how many places to return at most; no more than ten are ever verified to the end.
         min_probability: the least calibrated probability of the best place at which the query counts as found.
+        false_alarms: instead of `min_probability`, how often a query may be found in a source that does not show it, on
+            average: above 0, at most 1.
         max_bytes: budget for the pixels of one read.
         progress: called with (parts done, parts in all).
 
     Raises:
         InputError: an image that cannot be read, is constant, has no finite value, is not gray or color, or is under 32 px a
             side; a query larger than the source at every scale, or too small in it; pixels that are not square; options that
-            cannot be meant; weights that cannot be loaded or are not calibrated.
+            cannot be meant; weights that cannot be loaded, are not calibrated, or cannot tell such a budget.
     """
-    check_search(most, min_probability, scale)
+    check_search(most, scale)
     sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)
     scales = _scales(sought, overview, scale)
-    loaded, locator = load_locator(weights, device)
+    loaded, locator, least = check_location(weights, device, min_probability, false_alarms)
     made = Provenance(
         VERSION,
         loaded.name,
         loaded.sha256,
         (
-            ("calibrated", loaded.calibration is not None),
-            ("least_scale", scales[0]),
+            ("false_alarms", false_alarms),
             ("largest_scale", scales[1]),
-            ("min_probability", min_probability),
+            ("least_scale", scales[0]),
+            ("min_probability", least),
             ("most", most),
         ),
     )
-    return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=min_probability, progress=progress)
+    return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=least, progress=progress)
 
 
-def check_search(most: int, min_probability: float, scale: float | tuple[float, float] | None) -> None:
+def check_search(most: int, scale: float | tuple[float, float] | None) -> None:
     """Refuse options of `locate` that cannot be meant; raises InputError."""
     if most < 1:
         raise InputError(f"most must be at least 1, got {most}")
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
     bounds = (scale, scale) if isinstance(scale, int | float) else scale
     if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
         raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
@@ -89,6 +90,15 @@ def _scales(query: Image, source: Image, scale: float | tuple[float, float] | No
         meters = [image.pixel_size[0] * METERS[image.unit] for image in (query, source) if image.pixel_size and image.unit]
         scale = meters[0] / meters[1]
     return SCALES if scale is None else (scale / 1.1, scale * 1.1)
+
+
+def check_location(
+    weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
+) -> tuple[weight_files.Weights, PlaceLocator, float]:
+    """Return the weights, the locator, and the least probability of a place that the options ask for; raises as `locate`."""
+    check_probability(min_probability)
+    loaded, locator = load_locator(weights, device)
+    return loaded, locator, least_probability(loaded, min_probability, false_alarms)
 
 
 def load_locator(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, PlaceLocator]:

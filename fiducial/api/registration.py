@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, version_of
+from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
 from fiducial.confidence import EvidenceCalibration
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 from fiducial.device import choose_device, has_fast_bf16
@@ -65,6 +65,7 @@ def register(
     turn_deg: float = 180.0,
     use_map: bool = True,
     min_probability: float = 0.5,
+    false_alarms: float | None = None,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> Registration:
@@ -81,35 +82,38 @@ def register(
         turn_deg: largest angle, either way, that is searched for; 0 takes the images as upright.
         use_map: where both files are georeferenced, begin where they say; False searches as if they were not.
         min_probability: least calibrated probability that the mean error is under 5 px at which the answer is accepted.
+        false_alarms: instead of `min_probability`, how often a pair of images of different scenes may be accepted, on average:
+            above 0, at most 1.
         max_bytes: budget for the pixels of one read.
         progress: called with (parts done, parts in all).
 
     Raises:
         InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; images that
-            do not overlap by their georeference; options that cannot be meant; weights that cannot be loaded or are not
-            calibrated.
+            do not overlap by their georeference; options that cannot be meant; weights that cannot be loaded, are not
+            calibrated, or cannot tell such a budget.
     """
-    known = check_registration(model, scale, turn_deg, min_probability)
+    known = check_model(model, scale, turn_deg)
     laid, ground = as_image(moving, max_bytes), as_image(fixed, max_bytes)
     search = _search(laid, ground, known, scale, turn_deg, use_map=use_map)
-    loaded, registrar = load_registrar(weights, device)
+    loaded, registrar, least = check_registration(weights, device, min_probability, false_alarms)
     made = Provenance(
         VERSION,
         loaded.name,
         loaded.sha256,
         (
+            ("false_alarms", false_alarms),
             ("largest_scale", search.scales[1]),
             ("least_scale", search.scales[0]),
-            ("min_probability", min_probability),
+            ("min_probability", least),
             ("model", model),
             ("turn_deg", search.turn_deg),
             ("use_map", search.known),
         ),
     )
-    return registrar.register(laid, ground, made, search, min_probability=min_probability, progress=progress)
+    return registrar.register(laid, ground, made, search, min_probability=least, progress=progress)
 
 
-def check_registration(model: str, scale: float | tuple[float, float] | None, turn_deg: float, min_probability: float) -> Model:
+def check_model(model: str, scale: float | tuple[float, float] | None, turn_deg: float) -> Model:
     """Return the model; refuse options of `register` that cannot be meant; raises InputError."""
     known = next((name for name in MODELS if name == model), None)
     if known is None:
@@ -119,8 +123,6 @@ def check_registration(model: str, scale: float | tuple[float, float] | None, tu
         raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
     if not 0 <= turn_deg <= 180:
         raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg:g}")
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
     return known
 
 
@@ -154,6 +156,15 @@ def _ratio_of_pixels(moving: Image, fixed: Image) -> float | None:
             return None
         sizes.append(float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])) * METERS[image.unit])
     return sizes[0] / sizes[1]
+
+
+def check_registration(
+    weights: str | Path | None, device: str, min_probability: float, false_alarms: float | None
+) -> tuple[weight_files.Weights, ImageRegistrar, float]:
+    """Return the weights, the registrar, and the least probability to accept that the options ask for; raises as `register`."""
+    check_probability(min_probability)
+    loaded, registrar = load_registrar(weights, device)
+    return loaded, registrar, least_probability(loaded, min_probability, false_alarms)
 
 
 def load_registrar(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, ImageRegistrar]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
-from fiducial.confidence import KEEP_ALARMS, CrowdCalibration, evidence_to_probability, fit_counts, fit_evidence
+from fiducial.confidence import CrowdCalibration, evidence_to_probability, fit_counts, fit_evidence, largest_alarms
 from fiducial.crowds import Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
@@ -135,7 +135,6 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
     score = evidence_to_probability(fitted, known)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
     inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
-    alarms = np.sort(score[~hit])[::-1][:KEEP_ALARMS]
     megapixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6
     return CrowdCalibration(
         fitted.names,
@@ -145,7 +144,7 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
         fitted.intercept,
         inflation,
         spread,
-        tuple(alarms.tolist()),
+        largest_alarms(score[~hit]),
         megapixels,
     )
 

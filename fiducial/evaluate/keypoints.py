@@ -12,10 +12,10 @@ from time import perf_counter
 import cv2
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from fiducial import metrics
-from fiducial.confidence import EvidenceCalibration, fit_evidence
+from fiducial.confidence import EvidenceCalibration, evidence_to_probability, fit_evidence, with_negatives
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, shift, similarity
 from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.estimation import transform_distance
@@ -123,26 +123,35 @@ def fit_registrations(
     """Fit the probability that the mean error is under 5 px, on cases drawn from pairs that the network has not learned from.
 
     `reference_px` is by how much the pairs themselves may be off: answers that much farther away still count as right.
-    A first fit on every answer tells which one of each case would be given; the second is on these alone.
+    A first fit on every answer tells which one of each case would be given; the second is on these alone. Cases of different
+    scenes are the negatives.
     """
     cases: list[tuple[list[Answer], list[bool]]] = []
+    absent: list[Float64[np.ndarray, "n k"]] = []
     for done, case in enumerate(draw_cases(pairs, count, seed=7), start=1):
         scenes = open_scene(from_array(case.moving)), open_scene(from_array(case.fixed))
         answers = list(registrar.answers(*scenes, UNKNOWN))
         cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX + reference_px for answer in answers]))
+        if case.moving_to_fixed is None:
+            absent.append(_evidence(answers))
         if progress is not None:
             progress(done, count)
-    evidence = np.array([answer.evidence for answers, _ in cases for answer in answers]).reshape(-1, len(EVIDENCE))
+    evidence = _evidence([answer for answers, _ in cases for answer in answers])
     right = np.array([value for _, values in cases for value in values], bool)
     first = fit_evidence(EVIDENCE, evidence, right)
     judged = ImageRegistrar(registrar.source, first, registrar.device, bf16=registrar.bf16)
     best = [(a, r) for a, r in cases if a]
     chosen = [int(np.argmax([judged.probability(answer.evidence) for answer in answers])) for answers, _ in best]
-    return fit_evidence(
+    fitted = fit_evidence(
         EVIDENCE,
         np.array([answers[i].evidence for i, (answers, _) in zip(chosen, best, strict=True)]),
         np.array([values[i] for i, (_, values) in zip(chosen, best, strict=True)]),
     )
+    return with_negatives(fitted, np.array([evidence_to_probability(fitted, own).max(initial=0.0) for own in absent]))
+
+
+def _evidence(answers: Sequence[Answer]) -> Float64[np.ndarray, "n k"]:
+    return np.array([answer.evidence for answer in answers]).reshape(-1, len(EVIDENCE))
 
 
 def evaluate_registrations(

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float64, UInt8
 
 from fiducial import augment, metrics
-from fiducial.confidence import EvidenceCalibration, fit_evidence
+from fiducial.confidence import EvidenceCalibration, evidence_to_probability, fit_evidence, with_negatives
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.datasets import read_textures
 from fiducial.images import from_array
@@ -204,8 +204,11 @@ def _mean(values: "pd.Series[bool]") -> float:
 def fit_places(
     locator: PlaceLocator, images: Sequence[Picture], count: int = 720, progress: Callable[[int, int], None] | None = None
 ) -> EvidenceCalibration:
-    """Fit the probability of a place on cases drawn from images that the network has not learned from."""
-    evidence, right = [], []
+    """Fit the probability of a place on cases drawn from images that the network has not learned from.
+
+    The absent queries among them are the negatives.
+    """
+    evidence, right, absent = [], [], []
     for done, case in enumerate(draw_cases(images, count, seed=7), start=1):
         query = from_array(case.query)
         answer = locator.candidates(query, from_array(case.source), SCALES)
@@ -213,9 +216,12 @@ def fit_places(
         for match, row in zip(answer.matches, answer.evidence, strict=True):
             evidence.append(row)
             right.append(truth is not None and metrics.quad_iou(outline(match, query.size), truth) > FOUND_IOU)
+        if truth is None:
+            absent.append(answer.evidence)
         if progress is not None:
             progress(done, count)
-    return fit_evidence(EVIDENCE, np.array(evidence), np.array(right))
+    fitted = fit_evidence(EVIDENCE, np.array(evidence), np.array(right))
+    return with_negatives(fitted, np.array([evidence_to_probability(fitted, own).max(initial=0.0) for own in absent]))
 
 
 def evaluate_places_on(
