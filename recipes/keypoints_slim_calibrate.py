@@ -7,9 +7,10 @@ python recipes/keypoints_slim_calibrate.py --data ../shared/data --weights runs/
 
 import argparse
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
-from keypoints_data import CALIBRATED
+from keypoints_data import CALIBRATED, SCALE_WEIGHTS
 from rich.progress import Progress
 
 from fiducial import weights
@@ -31,6 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     loaded, where = weights.load("keypoints", args.weights), choose_device("auto")
     assert isinstance(loaded.network, KeypointNet)
+    loaded.network.config = replace(loaded.network.config, scale_weights=SCALE_WEIGHTS)
     registrar = ImageRegistrar(loaded.network, None, where, bf16=has_fast_bf16(where))
     pairs = read_aligned(args.data / "volkov", CALIBRATED)
     with Progress() as bar:

@@ -277,7 +277,7 @@ class ImageRegistrar:
         matched = []
         for guess in sorted(votes, key=lambda guess: -guess.strength)[:CANDIDATES]:
             to_frame, size = _frame(moving, fixed, guess.matrix, SEARCH_PX)
-            forward, _ = self._ties(moving, fixed, guess.matrix, to_frame, size, WIDE, by_peaks=False)
+            forward, _ = self.match(moving, fixed, guess.matrix, to_frame, size, WIDE, by_peaks=False)
             found = fit_ties(model, forward, 2 * REACH_PX / to_frame[0, 0])
             if found is not None and is_plausible(found[0], moving.image.size, fixed.image.size):
                 matched.append(Guess(found[0], float(found[1].sum())))
@@ -305,7 +305,7 @@ class ImageRegistrar:
             guesses.append(Guess(np.linalg.inv(to_frame) @ offset @ matrix, found.strength))
         return guesses
 
-    def _ties(
+    def match(
         self,
         moving: Scene,
         fixed: Scene,
@@ -338,12 +338,12 @@ class ImageRegistrar:
         """Match twice in a finer frame, first over a wide neighborhood, then keypoints over a narrow one; judge the result."""
         model: Model = search.model if search.model in ("shift", "similarity") else "affine"
         to_frame, size = _frame(moving, fixed, matrix, WORK_PX)
-        forward, _ = self._ties(moving, fixed, matrix, to_frame, size, WIDE, by_peaks=False)
+        forward, _ = self.match(moving, fixed, matrix, to_frame, size, WIDE, by_peaks=False)
         found = fit_ties(model, forward, REACH_PX / to_frame[0, 0])
         if found is None or not is_plausible(found[0], moving.image.size, fixed.image.size):
             return None
         to_frame, size = _frame(moving, fixed, found[0], WORK_PX)
-        ahead, back = self._ties(moving, fixed, found[0], to_frame, size, NARROW, by_peaks=True)
+        ahead, back = self.match(moving, fixed, found[0], to_frame, size, NARROW, by_peaks=True)
         return judge(search.model, ahead, back, float(to_frame[0, 0]), (moving.image.size, fixed.image.size))
 
     def finish(self, moving: Scene, fixed: Scene, answer: Answer, model: Model) -> Answer:
@@ -354,7 +354,7 @@ class ImageRegistrar:
         while scale < finest * 0.99:
             scale = min(2 * scale, finest)
             parts = [
-                self._ties(moving, fixed, best.matrix, shift(-y, -x) @ scale_transform(scale), size, NARROW, by_peaks=False)[0]
+                self.match(moving, fixed, best.matrix, shift(-y, -x) @ scale_transform(scale), size, NARROW, by_peaks=False)[0]
                 for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2)
             ]
             ties = join(parts)
