@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[geo,train,dev,docs]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[geo,zarr,train,dev,docs]"
 	touch $(READY)
 
 demo: $(READY)

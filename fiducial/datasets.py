@@ -22,7 +22,7 @@ from fiducial.images import intensity_range, open_image, to_gray
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".zarr")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 
 MOST_CLASSES = 200  # in a mask of 8 bits, below the value that stands for "unknown"
@@ -145,7 +145,7 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted by name.
+    """Return the image files of a folder, and the folders that hold OME-Zarr, sorted by name.
 
     Raises:
         InputError: there is no such folder or it holds no image.

@@ -17,7 +17,7 @@ import tifffile
 from jaxtyping import Bool, Float, Float64, Shaped
 
 from fiducial.coords import Matrix, corners_yx, facing, scale_transform, to_corner_frame
-from fiducial.images import whole_file
+from fiducial.images import whole_file, write_omezarr
 from fiducial.records import Image, InputError, Progress, Window
 
 _TILE_PX = 256  # side of the tiles that are written
@@ -55,16 +55,19 @@ def write_aligned(moving: Image, fixed: Image, moving_to_fixed: Matrix, path: Pa
         moving: what is resampled.
         fixed: only its grid is used.
         moving_to_fixed: transform of (x, y, 1).
-        path: .tif or .tiff.
+        path: .tif, .tiff or .ome.zarr, which holds no georeference and states nothing as no data.
         progress: called with blocks done and blocks in all.
 
     Raises:
         InputError: another suffix; a transform that cannot be inverted; a georeference or a type of pixel that GeoTIFF cannot
             hold, or rasterio is not installed; the moving image cannot be read.
     """
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise InputError(f"expected a .tif file to write the aligned image to, got {path.name}")
+    if path.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+        raise InputError(f"expected a .tif or an .ome.zarr to write the aligned image to, got {path.name}")
     fixed_to_moving = _invert(moving_to_fixed, moving.size)
+    if path.suffix.lower() == ".zarr":
+        write_omezarr(path, _aligned(moving, fixed, fixed_to_moving), progress=progress)
+        return
     blocks = list(_blocks(fixed.size))
 
     def resampled() -> Iterator[tuple[Window, Shaped[np.ndarray, "h w c"]]]:
@@ -78,6 +81,30 @@ def write_aligned(moving: Image, fixed: Image, moving_to_fixed: Matrix, path: Pa
             _write_tiff(temporary, moving, fixed, resampled())
         else:
             _write_geotiff(temporary, moving, fixed, resampled())
+
+
+def _aligned(moving: Image, fixed: Image, fixed_to_moving: Matrix) -> Image:
+    """Return the output as an image that is resampled when it is read."""
+
+    def read(window: Window) -> Shaped[np.ndarray, "h w *c"]:
+        pixels = np.concatenate([_resample(moving, fixed_to_moving, block) for block in _rows(window)])
+        return pixels[..., 0] if moving.channels == 1 else pixels
+
+    return Image(
+        moving.name,
+        fixed.size,
+        moving.channels,
+        _written_type(moving),
+        read,
+        fixed.pixel_size,
+        fixed.unit,
+    )
+
+
+def _rows(window: Window) -> Iterator[Window]:
+    y0, x0, y1, x1 = window
+    for top in range(y0, y1, _TILE_PX):
+        yield top, x0, min(top + _TILE_PX, y1), x1
 
 
 def _invert(moving_to_fixed: Matrix, size: tuple[int, int]) -> Matrix:

@@ -1,10 +1,11 @@
 """Write defects and read them back.
 
 CSV: one row per defect. JSON: the whole record, its mask as run lengths. COCO: boxes x, y, width, height from the image's
-corner. TIFF: the mask of classes. PNG: an overlay.
+corner. TIFF, OME-Zarr: the mask of classes. PNG: an overlay.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from fiducial.formats.parts import (
     provenance_to_json,
     read_record,
 )
-from fiducial.images import write_image, write_json, write_text
+from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
 from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
 
-FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".png")
+FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".ome.zarr", ".png")
 
 
 def save_defects(record: Defects, path: Path) -> None:
@@ -45,6 +46,8 @@ def save_defects(record: Defects, path: Path) -> None:
         write_text(path, defects_to_frame(record).to_csv(index=False, lineterminator="\n"))
     elif name.endswith((".tif", ".tiff")):
         write_image(path, record.mask, record.pixel_size, record.unit or "µm")
+    elif name.endswith(".zarr"):
+        write_omezarr(path, replace(from_array(record.mask), pixel_size=record.pixel_size, unit=record.unit), classes=True)
     elif name.endswith(".png"):
         write_image(path, np.asarray(draw_defects(record, None)))
     else:

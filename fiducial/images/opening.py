@@ -16,8 +16,8 @@ from fiducial.records import Image, InputError
 def open_image(path: str | Path, max_bytes: int = MAX_BYTES) -> Image:
     """Open an image file; pixels are decoded when they are read.
 
-    PNG and JPEG are decoded whole at the first read and turned as their EXIF orientation says; TIFF and OME-Zarr (a folder) are read by
-    window.
+    PNG and JPEG are decoded whole at the first read and turned as their EXIF orientation says; TIFF and OME-Zarr (a folder) are
+    read by window.
 
     Raises:
         InputError: not a file, not a PNG, JPEG or TIFF, damaged, more than one plane, or a read over the budget.
@@ -33,7 +33,7 @@ def open_image(path: str | Path, max_bytes: int = MAX_BYTES) -> Image:
     if head.startswith(TIFF):
         return open_tiff(path, max_bytes)
     what = "none of them: export it as one" if head else "empty: copy or export it again"
-    raise InputError(f"expected a PNG, JPEG or TIFF image, {readable(path)} is {what}")
+    raise InputError(f"expected a PNG, JPEG or TIFF image, or a folder of OME-Zarr, {readable(path)} is {what}")
 
 
 def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: int = MAX_BYTES) -> Image:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import tifffile
 from jaxtyping import Shaped
 from PIL import Image as PillowImage
 
+from fiducial.images.omezarr import SUFFIX as ZARR
+from fiducial.images.opening import from_array
+from fiducial.images.zarr_writing import write_omezarr
 from fiducial.records import InputError
 
 
@@ -28,14 +32,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_image(
     path: Path, pixels: Shaped[np.ndarray, "h w *c"], pixel_size: tuple[float, float] | None = None, unit: str = "µm"
 ) -> None:
-    """Write a PNG or a TIFF (OME-TIFF if the pixel size is given); the file appears whole or not at all.
+    """Write a PNG, a TIFF (OME-TIFF if the pixel size is given) or an OME-Zarr; it appears whole or not at all.
 
     Raises:
-        InputError: the suffix is neither .png nor .tif(f).
+        InputError: the suffix is none of .png, .tif(f) and .zarr; as `write_omezarr`.
     """
     suffix = path.suffix.lower()
+    if suffix == ZARR:
+        write_omezarr(path, replace(from_array(pixels), pixel_size=pixel_size, unit=unit))
+        return
     if suffix not in (".png", ".tif", ".tiff"):
-        raise InputError(f"expected a .png or .tif file to write, got {path.name}")
+        raise InputError(f"expected a .png, .tif or .ome.zarr to write, got {path.name}")
     with whole_file(path) as temporary:
         if suffix == ".png":
             PillowImage.fromarray(pixels).save(temporary, format="PNG")
