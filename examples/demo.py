@@ -1,4 +1,4 @@
-"""Run every verb on real images through the public command line, and leave what it writes in demo/.
+"""Run every verb on real images through the public command line, and make a page of it: demo/index.html.
 
     make demo
 
@@ -12,6 +12,8 @@ real radar scenes, from which nothing was learned, laid on optical ones.
 
 import argparse
 import json
+import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from fiducial.estimation import transform_distance
 from fiducial.geometry import warp
 
 OUT = Path("demo")
+PHOTOGRAPHED = "The photographs come with scikit-image and mahotas; what was done to them is said at each run."
 PHOTOGRAPHS = {"coins": data.coins, "brick": data.brick, "page": data.page}
 OVERVIEWS = {"retina": data.retina, "gravel": data.gravel, "moon": data.moon}
 SCENES = {"196": (-115.0, 0.9), "172": (40.0, 1.1)}  # of Volkov's: by which angle and scale the radar image is displaced
@@ -67,6 +70,12 @@ def fiducial(*words: str, expected: int = 0) -> None:
         raise SystemExit(f"the demo expected exit status {expected}, got {status}")
 
 
+def note(folder: Path, text: str) -> None:
+    """Write what the page says of a run into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "notes.txt").write_text(text + "\n", encoding="utf-8")
+
+
 def inspect_photographs() -> None:
     """Write templates and damaged copies of photographs and inspect them as a table of pairs."""
     folder = OUT / "inspect"
@@ -78,6 +87,7 @@ def inspect_photographs() -> None:
         cv2.imwrite(str(folder / f"{name}.png"), damaged_copy(photograph, seed))
         rows.append(f"{name}.png,{name}_template.png")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    note(folder / "photographs", "Each sample is a copy of its template with drawn stains, turned, shifted and in other light.")
     fiducial("inspect", "--pairs", str(folder / "pairs.csv"), "-o", str(folder / "photographs"))
 
 
@@ -91,6 +101,7 @@ def inspect_boards(root: Path) -> None:
     table = OUT / "inspect" / "boards.csv"
     rows = [f"{base.resolve() / name}_test.png,{base.resolve() / name}_temp.png" for name in names]
     table.write_text("\n".join(["sample,template", *rows]) + "\n")
+    note(OUT / "inspect" / "boards", "Real circuit boards of the public dataset DeepPCB, each beside its good template.")
     fiducial("inspect", "--pairs", str(table), "-o", str(OUT / "inspect" / "boards"))
 
 
@@ -114,10 +125,13 @@ def locate_photographs() -> None:
         )
         center, side = (0.45 * photograph.shape[0], 0.55 * photograph.shape[1]), round(0.3 * photograph.shape[0])
         cv2.imwrite(str(views / f"{name}_view.png"), view_of(photograph, center, 50.0 + 80 * seed, side, seed))
+    made = "turned and taken by another detector: the negative, in uneven light, with noise"
+    note(OUT / "locate" / "photographs", f"Views cut from photographs, {made}; the overviews are the photographs, reduced.")
     fiducial("locate", str(views), str(overviews), "-o", str(OUT / "locate" / "photographs"))
     expect_found(OUT / "locate" / "photographs")
     cv2.imwrite(str(OUT / "locate" / "grass_view.png"), view_of(data.grass(), (256, 256), 30.0, 160, 9))
     absent = [str(OUT / "locate" / "grass_view.png"), str(overviews / "gravel.png")]
+    note(OUT / "locate" / "absent", "A view of grass, sought in gravel: the right answer is that it is not here.")
     fiducial("locate", *absent, "-o", str(OUT / "locate" / "absent"), expected=3)
 
 
@@ -136,6 +150,7 @@ def locate_micrographs(root: Path) -> None:
         cv2.imwrite(str(folder / "overviews" / f"{path.stem}.png"), small)
         view = view_of(image, (500 - 60 * seed, 420 + 150 * seed), 25.0 - 90 * seed, 260, seed)
         cv2.imwrite(str(folder / "views" / f"{path.stem}_view.png"), view)
+    note(folder / "found", "Views cut from real electron micrographs, turned, as a negative; overviews reduced by four.")
     fiducial("locate", str(folder / "views"), str(folder / "overviews"), "-o", str(folder / "found"))
     expect_found(folder / "found")
 
@@ -149,6 +164,7 @@ def detect_photographs() -> None:
     pictures["nuclear"] = cv2.imread(str(nuclei), cv2.IMREAD_GRAYSCALE)
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
+    note(OUT / "detect" / "found", "Coins, galaxies and nuclei as they were photographed, in one run with the same options.")
     fiducial("detect", str(folder), "-o", str(OUT / "detect" / "found"))
     counts = pd.read_csv(OUT / "detect" / "found" / "summary.csv").set_index("name")["count"]
     for name, (low, high) in {"coins": (23, 25), "nuclear": (50, 65), "hubble_deep_field": (300, 6000)}.items():
@@ -203,6 +219,9 @@ def register_photographs() -> None:
     ):
         part, truth[Path(name).name] = part_of(image, angle, scale, side)
         Image.fromarray(taken_by(sensor, part)).save(folder / f"{name}.png")
+    note(folder / "portrait", "Turned parts of a portrait, as a sensor of edges and one of speckled negatives would show them.")
+    note(folder / "moon", "A turned part of the moon in other tones and uneven light.")
+    note(folder / "absent", "Gravel to be laid on a portrait: the right answer is a refusal.")
     fiducial("register", str(folder / "sensors"), str(folder / "astronaut.png"), "-o", str(folder / "portrait"))
     fiducial("register", str(folder / "moon_tones.png"), str(folder / "moon.png"), "-o", str(folder / "moon"))
     for found in (folder / "portrait" / "edges", folder / "portrait" / "speckle", folder / "moon" / "moon_tones"):
@@ -223,6 +242,9 @@ def register_scenes(root: Path) -> None:
         part, true = part_of(sar, angle, scale, 600)
         Image.fromarray(np.clip(part * 255, 0, 255).astype(np.uint8)).save(folder / f"sar_{name}.png")
         optical = root / "volkov" / "opt" / f"{name}.jpg"
+        note(
+            folder / name, "A turned and scaled part of a real radar scene on the optical one; nothing was learned from either."
+        )
         fiducial("register", str(folder / f"sar_{name}.png"), str(optical), "-o", str(folder / name))
         expect_laid(folder / name / f"sar_{name}", true)
 
@@ -238,11 +260,9 @@ def main() -> None:
     locate_micrographs(args.data)
     register_photographs()
     register_scenes(args.data)
-    print(
-        "\nLook at:",
-        *sorted(str(path) for kind in ("overlay", "checkerboard") for path in OUT.rglob(f"{kind}.png")),
-        sep="\n  ",
-    )
+    note(OUT, f"{PHOTOGRAPHED}\n\nTimes are of this machine: {os.cpu_count()} {platform.machine()} cores, {platform.system()}.")
+    fiducial("report", str(OUT), "--title", "Fiducial: detect, locate, inspect, register")
+    print(f"\nLook at {(OUT / 'index.html').resolve()}")
 
 
 if __name__ == "__main__":

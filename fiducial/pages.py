@@ -9,9 +9,12 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from numbers import Number
 from pathlib import Path
+from typing import TypeGuard
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image as PillowImage
@@ -80,22 +83,24 @@ nav ol { margin: 1.25rem 0 0; padding: 0; list-style: none; columns: 17rem; colu
 nav li { padding: .2rem 0; break-inside: avoid; }
 nav ol ol { margin: .1rem 0 .4rem; padding-left: 1.1rem; columns: auto; font-size: .9rem; }
 .figures {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1.25rem; margin: 1rem 0;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem; margin: 1rem 0;
 }
 .figures > .wide { grid-column: 1 / -1; }
+.figures > .wide img { width: auto; max-height: 44rem; }
 figure { margin: 1rem 0; min-width: 0; }
 .figures figure { margin: 0; }
+.figures img { width: 100%; max-height: 34rem; object-fit: contain; }
 figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--rule); background: var(--box); }
 figcaption { margin-top: .4rem; color: var(--soft); font-size: .875rem; line-height: 1.4; }
-.scroll { overflow-x: auto; margin: .75rem 0 .4rem; border-bottom: 1px solid var(--rule); }
+.scroll { overflow-x: auto; width: fit-content; max-width: 100%; margin: .75rem 0 1rem; border-bottom: 1px solid var(--rule); }
 .scroll:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums lining-nums; }
 caption { caption-side: top; text-align: left; padding: 0 0 .4rem; color: var(--soft); }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; border-bottom: 1px solid var(--ink); }
 tbody tr + tr > td { border-top: 1px solid var(--rule); }
-td { max-width: 24rem; overflow-wrap: anywhere; min-width: 3rem; }
-.number { text-align: right; white-space: nowrap; min-width: 0; }
+td { max-width: 24rem; overflow-wrap: break-word; }
+.number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; }
 dl {
   display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .2rem 1.25rem; margin: .75rem 0;
@@ -119,14 +124,16 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
 @media print {
   @page { margin: 16mm 14mm; }
   :root { --paper: #fff; }
-  body { padding: 0; max-width: none; font-size: 9.5pt; }
-  h2, h3, .label, caption { break-after: avoid; }
+  html { font-size: 9.5pt; }
+  body { padding: 0; max-width: none; font-size: 1rem; }
+  h2 { margin-top: 2rem; } h3 { margin-top: 1.5rem; }
+  h2, h3, h3 + p, .label, caption { break-after: avoid; }
   figure, pre, tr, dl { break-inside: avoid; }
   thead { display: table-header-group; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(62mm, 1fr)); }
-  figure img { max-height: 120mm; }
+  figure img, .figures img, .figures > .wide img { max-height: 85mm; }
   .scroll { overflow: visible; }
-  table { font-size: 7pt; width: 100%; } th, td { padding-right: 2mm; } td { min-width: 0; }
+  table { font-size: 7.5pt; max-width: 100%; } th, td { padding-right: 2.5mm; } td { overflow-wrap: anywhere; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   a { color: inherit; text-decoration: none; }
 }
@@ -195,10 +202,11 @@ def key_values(pairs: Iterable[tuple[str, object]]) -> Markup:
 
 
 def table(frame: pd.DataFrame, caption: str = "", digits: int = 4) -> Markup:
-    """Return a table without its index: numbers to the right, in `digits` digits; a wide one scrolls in its own box."""
+    """Return a table without its index: numbers to the right, in about `digits` digits; a wide one scrolls in its own box."""
     right = [_is_numeric(frame.iloc[:, i]) for i in range(frame.shape[1])]
     head = _row("th", (_breakable(str(name)) for name in frame.columns), right)
-    rows = (_row("td", (shown(cell, digits) for cell in cells), right) for cells in frame.itertuples(index=False, name=None))
+    columns = [_shown_alike(list(frame.iloc[:, i]), digits) for i in range(frame.shape[1])]
+    rows = (_row("td", cells, right) for cells in zip(*columns, strict=True))
     words = Markup("<caption>{}</caption>\n").format(caption) if caption else ""
     box = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">\n').format(caption or "Table")
     return Markup("{}<table>\n{}<thead>{}</thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n").format(
@@ -210,11 +218,32 @@ def shown(value: object, digits: int = 4) -> Markup:
     """Return a value as it is read: floats in so many digits, a dash for what is not defined, `Markup` as it is."""
     if isinstance(value, Markup):
         return value
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or value is pd.NaT or (_is_float(value) and math.isnan(value)):
         return Markup("–")
-    if isinstance(value, float):
+    if _is_float(value):
         return escape(f"{value:.0f}" if 10**digits <= abs(value) < 10**9 else f"{value:.{digits}g}")
     return escape(value)
+
+
+def _is_float(value: object) -> TypeGuard[float]:
+    return isinstance(value, float | np.floating)
+
+
+def _shown_alike(values: list[object], digits: int) -> list[Markup]:
+    """Return a column's values as they are read, its floats with equally many decimals where that keeps them short."""
+    floats = [value for value in values if _is_float(value) and math.isfinite(value)]
+    places = max((_decimals(value, digits) for value in floats), default=0)
+    if places > digits:
+        return [shown(value, digits) for value in values]
+    return [
+        escape(f"{value:.{places}f}") if _is_float(value) and math.isfinite(value) else shown(value, digits) for value in values
+    ]
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Return how many decimals a value has when it is read in so many digits."""
+    number = Decimal(f"{value:.{digits}g}").normalize()
+    return max(0, -int(number.as_tuple().exponent))
 
 
 def _row(tag: str, cells: Iterable[Markup], right: Sequence[bool]) -> Markup:
@@ -246,7 +275,12 @@ def _breakable(name: str) -> Markup:
 
 
 def figure(
-    picture: bytes | Path | PillowImage.Image, alt: str, caption: str | Markup = "", longest_px: int = FIGURE_PX
+    picture: bytes | Path | PillowImage.Image,
+    alt: str,
+    caption: str | Markup = "",
+    longest_px: int = FIGURE_PX,
+    *,
+    wide: bool = False,
 ) -> Markup:
     """Return a picture inside the page, no side longer than `longest_px`; a PNG or JPEG, whichever is smaller.
 
@@ -255,6 +289,7 @@ def figure(
         alt: what the picture shows, for who cannot see it; not empty.
         caption: stands under it.
         longest_px: larger pictures are reduced.
+        wide: among `figures`, take a row of its own.
 
     Raises:
         ValueError: `alt` is empty.
@@ -267,7 +302,7 @@ def figure(
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     words = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
     return Markup('<figure{}><img src="{}" width="{}" height="{}" alt="{}">{}</figure>\n').format(
-        Markup(' class="wide"') if pixels.width > 2 * pixels.height else "", source, *pixels.size, alt, words
+        Markup(' class="wide"') if wide else "", source, *pixels.size, alt, words
     )
 
 

@@ -5,11 +5,12 @@ Everything shown is read back from the files that the run left, and from the ima
 
 import inspect
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,19 @@ _DRAWN = {
     ),
 }
 _TONES = {
-    "good": "good", "done": "good", "found": "good", "accepted": "good", "bad": "bad", "error": "bad",
+    "good": "good", "found": "good", "accepted": "good", "bad": "bad", "error": "bad",
     "refused": "refused", "not here": "refused",
 }  # fmt: skip
-_PATHS = ("image", "sample", "template", "query", "corner", "why")  # of a summary, shown elsewhere or too much for a page
+_PATHS = (
+    "image",
+    "sample",
+    "template",
+    "query",
+    "moving",
+    "fixed",
+    "corner",
+    "why",
+)  # of a summary, shown elsewhere or too much for a page
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,17 @@ def report_page(runs: list[Run], title: str, home: Path, most: int = 50) -> str:
     layout = Layout(most, round(min(1024.0, max(320.0, 1024 * math.sqrt(12 / max(shown, 1))))))
     if len(runs) == 1:
         parts = run_parts(runs[0], "run-1", layout)
-        return pages.page(title, *parts, lead=Markup("").join([_lead(runs[0]), _notes(home)]))
+        return pages.page(
+            title, *parts, lead=Markup("").join([_lead(runs[0]), *map(_notes, dict.fromkeys((home, runs[0].folder)))])
+        )
     sections = [
-        pages.section(f"{run.verb}: {_below(run.folder, home)}", _lead(run), _notes(run.folder), *parts, anchor=f"run-{i}")
+        pages.section(_named(run, home), _lead(run), _notes(run.folder), *parts, anchor=f"run-{i}")
         for i, run in enumerate(runs, start=1)
         if (parts := run_parts(run, f"run-{i}", layout))
     ]
-    lead = (pages.paragraph(f"{len(runs)} runs of fiducial, {shown} inputs."), _notes(home), _all_runs(runs, home))
+    seconds = sum(run.seconds for run in runs)
+    time = "" if math.isnan(seconds) else f", {seconds:.0f} s in all"
+    lead = (pages.paragraph(f"{len(runs)} runs of fiducial, {shown} inputs{time}."), _notes(home), _all_runs(runs, home))
     return pages.page(title, *sections, lead=Markup("").join(lead))
 
 
@@ -105,14 +119,19 @@ def run_parts(run: Run, anchor: str, layout: Layout) -> list[Markup]:
 
 def _lead(run: Run) -> Markup:
     """Return a run's question, its answers counted, and how long it took."""
-    counted = Counter(entry.answer for entry in run.inputs)
-    words = [f"{n} {word}" for word, n in counted.items()]
-    if run.verb == "detect":
-        counts = pd.to_numeric(pd.Series([run.measured(e.name, "count") for e in run.inputs], dtype=str), errors="coerce")
-        words = [f"{int(counts.sum()):,} blobs"] + ([f"{counted['error']} error"] if counted["error"] else [])
     time = "" if math.isnan(run.seconds) else f", in {run.seconds:.1f} s"
     inputs = f"{len(run.inputs):,} input{'s' * (len(run.inputs) != 1)}"
-    return pages.paragraph(f"Asked: {_ASKED[run.verb]}. {inputs}: {', '.join(words) or 'none done'}{time}.")
+    return pages.paragraph(f"Asked: {_ASKED[run.verb]}. {inputs}: {_answers(run) or 'none done'}{time}.")
+
+
+def _answers(run: Run) -> str:
+    """Return how often a run gave each answer; of `detect`, how many blobs."""
+    counted = Counter(entry.answer for entry in run.inputs)
+    words = [f"{n:,} {word}" for word, n in counted.items()]
+    if run.verb == "detect":
+        counts = pd.to_numeric(pd.Series([run.measured(e.name, "count") for e in run.inputs], dtype=str), errors="coerce")
+        words = [f"{int(counts.sum()):,} blobs", *(f"{n:,} {word}" for word, n in counted.items() if word != "done")]
+    return ", ".join(words)
 
 
 def _notes(folder: Path) -> Markup:
@@ -128,9 +147,9 @@ def _notes(folder: Path) -> Markup:
 def _all_runs(runs: list[Run], home: Path) -> Markup:
     rows = [
         {
-            "run": pages.link(f"run-{i}", f"{run.verb}: {_below(run.folder, home)}"),
+            "run": pages.link(f"run-{i}", _named(run, home)),
             "inputs": len(run.inputs),
-            "answers": ", ".join(f"{n} {word}" for word, n in Counter(entry.answer for entry in run.inputs).items()),
+            "answers": _answers(run),
             "seconds": run.seconds,
         }
         for i, run in enumerate(runs, start=1)
@@ -138,8 +157,10 @@ def _all_runs(runs: list[Run], home: Path) -> Markup:
     return pages.table(pd.DataFrame(rows), "Runs", digits=3)
 
 
-def _below(folder: Path, home: Path) -> str:
-    return str(folder.relative_to(home)) if folder.is_relative_to(home) and folder != home else folder.resolve().name
+def _named(run: Run, home: Path) -> str:
+    """Return a run's folder below the home of all, its verb before it unless it begins with that."""
+    path = run.folder.relative_to(home)
+    return str(path) if path.parts[0] == run.verb else f"{run.verb}: {path}"
 
 
 def _command(run: Run) -> Markup:
@@ -169,7 +190,11 @@ def _common(makings: list[Making]) -> list[tuple[str, object]]:
 
 
 def _listing(pairs: list[tuple[str, object]]) -> str:
-    return ", ".join(f"{name} {'none' if value is None else pages.shown(value).unescape()}" for name, value in pairs)
+    words = {None: "none", True: "yes", False: "no"}
+    return ", ".join(
+        f"{name}: {words[value] if value is None or isinstance(value, bool) else pages.shown(value).unescape()}"
+        for name, value in pairs
+    )
 
 
 def _summary(run: Run, anchor: str, most: int) -> Markup:
@@ -196,14 +221,16 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 
 def _input(run: Run, entry: Input, parameters: list[tuple[str, object]], layout: Layout) -> list[Markup]:
     """Return what is shown of one input: answer, pictures, table, and the lines that make it again."""
-    parts = [pages.paragraph(pages.answer(entry.answer, _TONES.get(entry.answer, "plain")), _measures(run, entry))]
-    given = [_given(run, role, path, round(0.6 * layout.longest_px)) for role, path in entry.files]
-    drawn = [] if entry.answer == "error" else [_drawn(run, entry, i, layout) for i in range(len(_DRAWN[run.verb]))]
-    pictures = [part for part in (*given, *drawn) if part.startswith("<figure")]
-    parts += [pages.figures(*pictures)] if pictures else []
-    parts += [part for part in (*given, *drawn) if not part.startswith("<figure")]
+    counted = run.verb == "detect" and entry.answer == "done"
+    word = f"{run.measured(entry.name, 'count')} blobs" if counted else entry.answer
+    parts = [pages.paragraph(pages.answer(word, _TONES.get(entry.answer, "plain")), _measures(run, entry))]
+    tried = [_given(run, role, path, round(0.6 * layout.longest_px)) for role, path in entry.files]
     if entry.answer != "error":
-        parts += [_table(run, entry)]
+        tried += [_drawn(run, entry, drawing, layout) for drawing in _DRAWN[run.verb]]
+    pictures = [part for part, is_there in tried if is_there]
+    parts += [pages.figures(*pictures)] if pictures else []
+    parts += [part for part, is_there in tried if not is_there]
+    parts += [] if entry.answer == "error" else [_table(run, entry)]
     facts: list[tuple[str, object]] = [(role.capitalize(), str(path)) for role, path in entry.files]
     facts += [("Parameters", _listing(parameters))] if parameters else []
     facts += [] if math.isnan(entry.seconds) else [("Time", f"{entry.seconds:.2f} s")]
@@ -214,11 +241,15 @@ def _input(run: Run, entry: Input, parameters: list[tuple[str, object]], layout:
 
 def _measures(run: Run, entry: Input) -> str:
     """Return what an answer says in numbers, or why there is none."""
-    value = partial(run.measured, entry.name)
+
+    def value(column: str) -> str:
+        text = run.measured(entry.name, column)
+        return pages.shown(float(text)) if re.fullmatch(r"-?\d+\.\d+", text) else text or "–"
+
     if entry.answer == "error" or entry.why:
         return f": {entry.why}"
     if run.verb == "detect":
-        return f": {value('count')} blobs, between {value('count_low')} and {value('count_high')} with 95 % confidence"
+        return f", between {value('count_low')} and {value('count_high')} with 95 % confidence"
     if run.verb == "inspect":
         return f": {value('defects')} defects, {value('coverage')} of the sample inspected"
     if run.verb == "locate":
@@ -226,35 +257,35 @@ def _measures(run: Run, entry: Input) -> str:
     return f": probability {value('probability')}, mean error about {value('error_px')} px, {value('tie_points')} tie points"
 
 
-def _given(run: Run, role: str, path: Path, longest_px: int) -> Markup:
-    """Return the picture of an image that went in, or the line that says why it is left out."""
+def _given(run: Run, role: str, path: Path, longest_px: int) -> tuple[Markup, bool]:
+    """Return the picture of an image that went in and True, or the line that says why it is left out and False."""
     found = find_file(run, path)
     if found is None:
-        return pages.note(f"The {role} is left out: {path} is not there any more.")
+        return pages.note(f"The {role} is left out: {path} is not there any more."), False
     try:
         image = open_image(found)
         pixels = read_shown(image, longest_px)
     except (InputError, OSError) as error:
-        return pages.note(f"The {role} is left out: {error}")
+        return pages.note(f"The {role} is left out: {error}"), False
     eight_bit = image.dtype == np.uint8
     colors = np.clip(pixels.round(), 0, 255).astype(np.uint8) if eight_bit else in_color(pixels)
     gray = bool((colors == colors[..., :1]).all())
     stretched = "" if eight_bit else ", contrast stretched"
     caption = f"{role.capitalize()}: {path.name}, {image.size[1]:,} × {image.size[0]:,} px{stretched}."
     picture = PillowImage.fromarray(np.ascontiguousarray(colors[..., 0] if gray else colors))
-    return pages.figure(picture, f"The {role}, {path.name}", caption, longest_px)
+    return pages.figure(picture, f"The {role}, {path.name}", caption, longest_px), True
 
 
-def _drawn(run: Run, entry: Input, index: int, layout: Layout) -> Markup:
-    """Return a drawing that the run left, or the line that says why it is left out."""
-    name, caption = _DRAWN[run.verb][index]
-    path = run.folder / entry.name / name
+def _drawn(run: Run, entry: Input, drawing: tuple[str, str], layout: Layout) -> tuple[Markup, bool]:
+    """Return a drawing that the run left and True, or the line that says why it is left out and False."""
+    name, caption = drawing
+    path, alt = run.folder / entry.name / name, f"{name} of {entry.name}. {caption}"
     if not path.is_file():
-        return pages.note(f"{name} is missing.")
+        return pages.note(f"{name} is missing."), False
     try:
-        return pages.figure(path, f"{name} of {entry.name}. {caption}", caption, layout.longest_px)
+        return pages.figure(path, alt, caption, layout.longest_px, wide=run.verb in ("locate", "inspect")), True
     except InputError as error:
-        return pages.note(f"{name} is left out: {error}")
+        return pages.note(f"{name} is left out: {error}"), False
 
 
 def _table(run: Run, entry: Input) -> Markup:
@@ -275,6 +306,13 @@ def python_lines(run: Run, entry: Input) -> str:
     if not run.command or entry.answer == "error" or not set(roles) <= set(files):
         return ""
     known = inspect.signature(_VERBS[run.verb]).parameters
-    options = [f"{name}={value!r}" for name, value in run.options if name in known and value != known[name].default]
+    given = (*run.options, *_weights(run.command))
+    options = [f"{name}={value!r}" for name, value in given if name in known and value != known[name].default]
     words = ", ".join([*(repr(str(files[role])) for role in roles), *options])
     return f"import fiducial\n\nfound = fiducial.{run.verb}({words})\n{_READ[run.verb]}"
+
+
+def _weights(command: tuple[str, ...]) -> list[tuple[str, object]]:
+    """Return the file of weights that a command names; run.json states their name and hash instead."""
+    words = [part for word in command for part in (word.split("=", 1) if word.startswith("--weights=") else [word])]
+    return [("weights", file) for option, file in pairwise(words) if option == "--weights"]
