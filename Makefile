@@ -28,19 +28,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)
-	$(BIN)/python benchmarks/blobs_real.py --data $(DATA)
-	$(BIN)/python benchmarks/blobs_crowds.py
-	$(BIN)/python benchmarks/blobs_repeatability.py --data $(DATA)
-	$(BIN)/python benchmarks/blobs_large.py --data $(DATA)
-	$(BIN)/python benchmarks/blobs_ablation.py --data $(DATA)
-	$(BIN)/python benchmarks/defects_deeppcb.py --data $(DATA)
-	$(BIN)/python benchmarks/defects_good_boards.py --data $(DATA)
-	$(BIN)/python benchmarks/defects_ablation.py --data $(DATA)
-	$(BIN)/python benchmarks/defects_large.py
-	$(BIN)/python benchmarks/places_sem.py --data $(DATA)
-	$(BIN)/python benchmarks/keypoints_reference.py --data $(DATA)
-	$(BIN)/python benchmarks/keypoints_repeatability.py --data $(DATA)
-	$(BIN)/python benchmarks/keypoints_registration.py --data $(DATA)
+	$(BIN)/fiducial benchmark --data $(DATA)
 
 clean:
 	rm -rf .venv demo site build *.egg-info

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fiducial.cli import evaluation, pages, training, verbs
+from fiducial.cli import benchmark, evaluation, pages, training, verbs
 from fiducial.version import VERSION
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ def version(*, show: Annotated[bool, typer.Option("--version", help="Print the v
 for command in (verbs.inspect, verbs.locate, verbs.detect, verbs.register, verbs.keypoints):
     app.command()(command)
 app.command()(pages.report)
+app.command()(benchmark.benchmark)
 calibrate_app.command("defects")(training.calibrate_defects)
 train_app.command("defects")(training.train_defects)
 train_app.command("places")(training.train_places)
