@@ -5,9 +5,9 @@
 
 Relief and errors of projection put what a radar image shows up to 20 px beside what an optical one shows
 (benchmarks/keypoints_reference.py). In each of 7 × 7 windows of a tile, the weights of before match cells near; the densest
-shift among the matches is the window's, and the radar image is resampled by the smooth field of shifts, found twice. Asked by
-mutual information, without any network, parts of tiles that lay 2 to 4 px apart lie within 2 px afterwards. Only tiles that
-are learned from are laid anew: what is measured on stays as it comes.
+shift among the matches is the window's, and the radar image is resampled by the smooth field of shifts, found twice. Only
+tiles that are learned from are laid anew: what is measured on stays as it comes. Asked by mutual information as in that script,
+24 % of 28 quarters of seven tiles lay over 5 px apart before, and 4 % do afterwards (commit 70fd86a, 2026-11-22).
 """
 
 import argparse
