@@ -7,7 +7,6 @@ fluorescence and particles by P itself, at the threshold that is best for it the
 contrastive loss, the last fifth of the steps is the second stage. One run each: differences of a few hundredths mean nothing.
 """
 
-import argparse
 import shutil
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from options import options, read_options
 from result_files import write_result
 
 from fiducial.blobs.detector import BlobDetector
@@ -86,20 +86,20 @@ def measure(network: CADSN, images: list[CrowdImage]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--out", type=Path, default=Path("runs/blobs_ablation"))
-    args = parser.parse_args()
+    parser.add_argument("--every", type=int, default=4, help="measure on every N-th image")
+    parser.add_argument("--runs", type=Path, default=Path("runs/blobs_ablation"), help="folder for the trainings")
+    args = read_options(parser, {"steps": 5, "every": 40}, ("dsb2018", "emps"))
     parts = split(args.data)
-    images = [image for kind in ("fluorescence", "particles") for image in parts.validated[kind][::4]]
+    images = [image for kind in ("fluorescence", "particles") for image in parts.validated[kind][:: args.every]]
     rows = []
     for name, config, contrast in ROWS:
-        network = train(config, parts.trained, args.steps, contrast=contrast, out=args.out)
+        network = train(config, parts.trained, args.steps, contrast=contrast, out=args.runs)
         parameters = sum(p.numel() for p in network.parameters()) / 1e6
         rows.append({"configuration": name, "steps": args.steps, "million_parameters": parameters} | measure(network, images))
         print(rows[-1], flush=True)
-    write_result("blobs_ablation", pd.DataFrame(rows))
+    write_result("blobs_ablation", pd.DataFrame(rows), args.out)
 
 
 if __name__ == "__main__":

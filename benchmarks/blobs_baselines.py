@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, Int64
+from result_files import bounds, mean_bounds
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.feature import blob_dog, blob_doh, blob_log, hessian_matrix_det, peak_local_max
@@ -37,6 +38,7 @@ from fiducial.images import to_gray
 from fiducial.metrics import Counts
 
 MIN_SIGMA, MAX_SIGMA, SIGMAS, DOG_RATIO = 1.5, 40.0, 10, 1.6  # of LoG, in equal ratios; radius = √2 σ
+LEAST_PROBABILITY = 0.5  # of what `detect` reports unless told otherwise
 OVERLAP = 0.5  # part of the smaller of two blobs above which it is dropped
 POLARITIES = ("bright", "dark")
 MIN_DISTANCES, SMALLEST_PX = (2, 4, 6, 9, 13, 18, 25), (8, 30, 100)
@@ -79,10 +81,43 @@ def load_detector(file: Path | None) -> BlobDetector:
     return BlobDetector(loaded.network, loaded.calibration, cpu, bf16=has_fast_bf16(cpu))
 
 
-def measure_detector(detector: BlobDetector, images: Sequence[CrowdImage]) -> list[Judged]:
-    """Judge what our detector finds, after one run to warm up."""
+def measure_candidates(detector: BlobDetector, images: Sequence[CrowdImage]) -> list[Judged]:
+    """Judge all that our detector sees, however improbable, after one run to warm up."""
     find(detector, images[0])
-    return [judge(image.crowd, find(detector, image)) for image in images]
+    return [judge(image.crowd, find(detector, image, 0.0)) for image in images]
+
+
+def reported(candidates: Sequence[Judged]) -> list[Judged]:
+    """Judge what of them is probable enough to be reported."""
+    kept = []
+    for judged in candidates:
+        found, n = judged.found, int((judged.found.score >= LEAST_PROBABILITY).sum())  # best first
+        own = Findings(found.yx[:n], found.radius[:n], found.score[:n], found.interval, found.seconds)
+        kept.append(judge(judged.crowd, own))
+    return kept
+
+
+def measure_detector(detector: BlobDetector, images: Sequence[CrowdImage]) -> list[Judged]:
+    """Judge what our detector reports."""
+    return reported(measure_candidates(detector, images))
+
+
+def crowd_bounds(judged: Sequence[Judged]) -> dict[str, float]:
+    """Return the intervals of F1, of the share of neighbors both found, and of counts within theirs, over images."""
+    counts = np.array([[j.counts.true_positive, j.counts.false_positive, j.counts.false_negative] for j in judged])
+    pairs = [metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius) for j in judged]
+    both = np.array([[(j.partner[p] >= 0).all(axis=1).sum(), len(p)] for j, p in zip(judged, pairs, strict=True)])
+
+    def f1(chosen: Int64[np.ndarray, " n"]) -> float:
+        return Counts(*counts[chosen].sum(axis=0).tolist()).f()
+
+    def adjacent(chosen: Int64[np.ndarray, " n"]) -> float:
+        found, there = both[chosen].sum(axis=0).tolist()
+        return found / there if there else math.nan
+
+    covered = [j.found.interval[0] <= len(j.crowd) <= j.found.interval[1] for j in judged if j.found.interval is not None]
+    out = bounds("f1", len(judged), f1) | bounds("adjacent", len(judged), adjacent)
+    return out | mean_bounds("count_covered", covered)
 
 
 def measure_method(method: Method, images: Sequence[CrowdImage]) -> tuple[Setting, list[Judged]]:

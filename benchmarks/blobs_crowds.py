@@ -7,10 +7,9 @@
 quarter of the images, radius √2 σ) merge into one peak from about 0.7 on. Each density has disks, domes, point sources and
 rims, with radii of 5 to 12 px and moderate noise, drawn with other seeds than those trained on. The detector is the same for
 all and sees half of the images as negatives; the others see only bright blobs. They are told, for each density, the setting of
-the best F1 on these very images (benchmarks/blobs_baselines.py).
+the best F1 on these very images (benchmarks/blobs_baselines.py). Intervals are bootstrapped over images.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from blobs_baselines import BASELINES, load_detector, measure_detector, measure_method
-from result_files import FOLDER, write_result
+from blobs_baselines import BASELINES, crowd_bounds, load_detector, measure_detector, measure_method
+from options import options, read_options
+from result_files import write_result
 
 from fiducial.augment import add_noise, smooth_field
 from fiducial.blobs.detector import BlobDetector
@@ -32,7 +31,7 @@ from fiducial.evaluate.blobs import summarize
 SPACINGS = (1.5, 1.2, 1.0, 0.8, 0.7, 0.6)
 KINDS = ("disk", "dome", "gauss", "rim")
 SEED, SIZE, RADII_PX, SHARE = 7, (512, 512), (5.0, 12.0), 0.25
-COLUMNS = ("blobs", "f1", "precision", "recall", "error_px", "adjacent")
+COLUMNS = ("blobs", "f1", "f1_low", "f1_high", "precision", "recall", "error_px", "adjacent", "adjacent_low", "adjacent_high")
 
 
 def draw(density: int, number: int) -> CrowdImage:
@@ -64,26 +63,25 @@ def half_negative(images: Sequence[CrowdImage]) -> list[CrowdImage]:
 
 def measure_density(spacing: float, images: Sequence[CrowdImage], detector: BlobDetector) -> list[dict[str, object]]:
     """Return a row for each method."""
-    ours = summarize(measure_detector(detector, half_negative(images)))
-    rows = [{"method": "fiducial detect", "spacing": spacing, **ours, "setting": "none"}]
+    ours = measure_detector(detector, half_negative(images))
+    scores = summarize(ours) | crowd_bounds(ours)
+    rows = [{"method": "fiducial detect", "spacing": spacing, **scores, "setting": "none"}]
     for name, method in BASELINES.items():
         setting, judged = measure_method(method, images)
-        rows.append({"method": name, "spacing": spacing, **summarize(judged), "setting": str(setting)})
+        rows.append({"method": name, "spacing": spacing, **summarize(judged), **crowd_bounds(judged), "setting": str(setting)})
     print(f"spacing {spacing}", file=sys.stderr, flush=True)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--images", type=int, default=8, help="of each density")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th density")
     parser.add_argument("--weights", type=Path, default=None, help="of blobs; the shipped ones by default")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = read_options(parser, {"images": 1, "every": 3})
     detector = load_detector(args.weights)
     rows = []
-    for density, spacing in enumerate(SPACINGS):
+    for density, spacing in list(enumerate(SPACINGS))[:: args.every]:
         rows += measure_density(spacing, [draw(density, number) for number in range(args.images)], detector)
     write_result("blobs_crowds", pd.DataFrame(rows)[["method", "spacing", *COLUMNS, "setting"]], args.out)
 

@@ -9,10 +9,9 @@ photographs of scikit-image. Each, A, is turned by up to 30°, scaled by 0.8 to 
 200 or, where some method has fewer in A or B, as many as all have. `repeatability` is the share of points with a partner
 within 3 px, one to one, the mean of counting in A's frame and in B's. `chance` is the same for points of another image's B,
 stretched to the size of this one. LoG and DoG look for bright or for dark blobs, whichever repeats better on the image, which
-flatters them; no method has a threshold. The mean is over images.
+flatters them; no method has a threshold. The mean is over images, and so are the intervals, which are bootstrapped.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from blobs_baselines import (
     POLARITIES,
     dog_space,
@@ -35,7 +33,8 @@ from blobs_baselines import (
     smaller_rivals,
 )
 from jaxtyping import Float64, UInt8
-from result_files import FOLDER, write_result
+from options import options, read_options
+from result_files import mean_bounds, write_result
 from skimage import data
 
 from fiducial.augment import add_noise, change_gamma, map_from_matrix, resample
@@ -182,21 +181,19 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the means of each method over images, of the better polarity for each image."""
     by_image = rows.groupby(["method", "image", "polarity"], sort=False).mean().reset_index()
     better = by_image.loc[by_image.groupby(["method", "image"], sort=False)["repeatability"].idxmax()]
-    table = better.groupby("method", sort=False)[["repeatability", "chance", "points"]].mean()
-    return table.assign(images=better.groupby("method", sort=False).size()).reset_index()
+    table = []
+    for method, own in better.groupby("method", sort=False):
+        row = {"method": method, **own[["repeatability", "chance", "points"]].mean(), "images": len(own)}
+        table.append(row | mean_bounds("repeatability", own["repeatability"]))
+    return pd.DataFrame(table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018 and emps")
+    parser = options(__doc__)
     parser.add_argument("--views", type=int, default=3, help="changed copies of each image")
     parser.add_argument("--every", type=int, default=1, help="take every N-th image")
     parser.add_argument("--weights", type=Path, default=None, help="of blobs; the shipped ones by default")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
+    args = read_options(parser, {"views": 1, "every": 10}, ("dsb2018", "emps"))
     images = read_pictures(args.data, args.every)
     if len(images) < 2:
         parser.error(f"--every must leave at least 2 images, got {args.every}, which leaves {len(images)}")

@@ -8,12 +8,12 @@ stage, on templates displaced a little, because absorbing that is what attention
 simple networks: the table says what these steps say, no more.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+from options import options, read_options
 from result_files import write_result
 
 from fiducial.datasets import read_deeppcb
@@ -29,11 +29,11 @@ KEPT = ["case", "images", "region_precision", "region_recall", "region_f", "miou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--every", type=int, default=5)
-    args = parser.parse_args()
+    parser.add_argument("--every", type=int, default=5, help="measure on every N-th pair")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder for the trainings")
+    args = read_options(parser, {"steps": 4, "every": 75}, ("deeppcb",))
     base = replace(slim(CLASSES), box_margin_px=10.0)
     variants = {
         "S1": replace(base, siamese=False),
@@ -47,14 +47,14 @@ def main() -> None:
     pairs = list(read_deeppcb(args.data / "deeppcb", ("44000", "77000"), args.every))
     tables = []
     for name, config in variants.items():
-        out = Path("runs/ablation") / name.replace(", ", "_").replace(" ", "_")
+        out = args.runs / name.replace(", ", "_").replace(" ", "_")
         network = train_defects(pool, config, Schedule(args.steps, average=0.98), out, {}, size=192)
         inspector = DefectInspector(network, None, torch.device("cpu"), bf16=True)
         table = evaluate_pairs(inspector_method(inspector, align=False), pairs, CASES)
         parameters = sum(p.numel() for p in network.parameters()) / 1e6
         tables.append(table[KEPT].assign(variant=name, parameters_m=parameters, steps=args.steps))
         print(table[KEPT].to_string())
-    write_result("defects_ablation", pd.concat(tables))
+    write_result("defects_ablation", pd.concat(tables), args.out)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,28 @@
 
 Groups 44000 and 77000 (150 pairs). Masks are derived from boxes (fiducial.datasets.mask_from_boxes). The template is displaced,
 the sample stays. The plain script is what a user has today: ECC alignment, absolute difference, threshold, opening, components.
+Intervals are bootstrapped over pairs. Writes reliability_defects.csv, too: of all regions, also those too improbable to be
+reported; one is true if its box meets an annotated one of any class.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from result_files import write_result
+from jaxtyping import Int64
+from options import options, read_options
+from reliability import reliability_table
+from result_files import bounds, mean_bounds, write_result
 
 from fiducial import weights
 from fiducial.datasets import read_deeppcb
 from fiducial.defects.inspector import SMALLEST_AREA_PX, DefectInspector, decode
 from fiducial.device import has_fast_bf16
-from fiducial.evaluate.defects import Answer, evaluate_pairs, inspector_method
+from fiducial.evaluate.defects import CASES, Answer, Tally, inspector_method, merged, summarize, tally_pairs
+from fiducial.metrics import Counts
 
 GROUPS = ("44000", "77000")
 
@@ -42,22 +48,52 @@ def plain_script(sample: np.ndarray, template: np.ndarray) -> Answer:
     return Answer(found, found, refused=False)
 
 
+def pair_bounds(tallies: Sequence[Tally]) -> dict[str, float]:
+    """Return the intervals of the main scores over pairs."""
+    regions, boxes = (
+        np.array([[c.true_positive, c.false_positive, c.false_negative] for c in counts])
+        for counts in ([t.regions for t in tallies], [t.boxes for t in tallies])
+    )
+
+    def mean_precision(chosen: Int64[np.ndarray, " n"]) -> float:
+        return summarize(merged([tallies[i] for i in chosen.tolist()]))["deeppcb_map"]
+
+    n = len(tallies)
+    out = bounds("region_f", n, lambda i: Counts(*regions[i].sum(axis=0).tolist()).f())
+    out |= mean_bounds("false_alarms_per_image", regions[:, 1])
+    out |= bounds("deeppcb_f", n, lambda i: Counts(*boxes[i].sum(axis=0).tolist()).f())
+    return out | bounds("deeppcb_map", n, mean_precision)
+
+
+def table_of(method: str, tallies: Sequence[Sequence[Tally]]) -> pd.DataFrame:
+    """Return a row for each case."""
+    rows = [
+        {"method": method, "case": case.name, **summarize(merged(own)), **pair_bounds(own)}
+        for case, own in zip(CASES, tallies, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def stated(tallies: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each region found states, and whether it is real."""
+    whole = merged(tallies)
+    return np.concatenate(whole.probability), np.concatenate(whole.real)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--every", type=int, default=1, help="measure every n-th pair")
     parser.add_argument("--weights", type=Path, default=None)
-    args = parser.parse_args()
+    args = read_options(parser, {"every": 30}, ("deeppcb",))
     pairs = list(read_deeppcb(args.data / "deeppcb", GROUPS, args.every))
     loaded, cpu = weights.load("defects", args.weights), torch.device("cpu")
     inspector = DefectInspector(loaded.network, loaded.calibration, cpu, bf16=has_fast_bf16(cpu))
-    ours = evaluate_pairs(inspector_method(inspector), pairs)
-    script = evaluate_pairs(plain_script, pairs)
+    tallies = tally_pairs(inspector_method(inspector), pairs)
+    ours, script = table_of("fiducial inspect", tallies), table_of("plain script", tally_pairs(plain_script, pairs))
     ratio = ours["seconds_per_pair"] / script["seconds_per_pair"]
-    table = pd.concat(
-        [ours.assign(method="fiducial inspect", time_ratio=ratio), script.assign(method="plain script", time_ratio=1.0)]
-    )
-    write_result("defects_deeppcb", table[["method", *[c for c in table.columns if c != "method"]]])
+    write_result("defects_deeppcb", pd.concat([ours.assign(time_ratio=ratio), script.assign(time_ratio=1.0)]), args.out)
+    answers = {case.name: stated(own) for case, own in zip(CASES, tallies, strict=True)}
+    write_result("reliability_defects", reliability_table(answers), args.out)
 
 
 if __name__ == "__main__":

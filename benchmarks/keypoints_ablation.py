@@ -14,14 +14,12 @@ chance; `o_mean` and `o_spread`, the mean of the map O, and its deviation over i
 One run each: differences of a few hundredths mean nothing.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -34,7 +32,8 @@ from keypoints_repeatability import (
     find_confident,
     find_keypoints,
 )
-from result_files import FOLDER, write_result
+from options import MISSING, options, read_options
+from result_files import write_result
 from torch import Tensor, nn
 
 from fiducial import weights
@@ -156,18 +155,16 @@ def measure(network: KeypointNet, file: Path, crops: Sequence[AlignedPair]) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with volkov/, sem/, emps/")
+    parser = options(__doc__)
     parser.add_argument("--start", type=Path, default=None, help="weights whose convolutions and descriptors every row has")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=7.5e-4, help="peak learning rate")
     parser.add_argument("--every", type=int, default=2, help="measure on every N-th crop")
     parser.add_argument("--runs", type=Path, default=Path("runs/keypoints_ablation"))
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
+    args = read_options(parser, {"steps": 1, "every": 48}, ("volkov", "sem", "emps"))
+    if args.start is not None and not args.start.is_file():
+        print(f"needs {args.start}, the descriptors of recipes/keypoints_slim.py: run that first", file=sys.stderr)
+        raise SystemExit(MISSING)
     start = None if args.start is None else weights.load("keypoints", args.start).network
     assert start is None or isinstance(start, KeypointNet)
     scenes, crops = pool(args.data), crops_of(read_aligned(args.data / "volkov", VALIDATED), args.every)

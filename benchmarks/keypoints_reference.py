@@ -5,17 +5,17 @@
 Each tile is cut into four parts; for each, the shift of the SAR image that maximizes the normalized mutual information with
 the optical one (both smoothed, tones as ranks) is found within 16 px, in steps of 2 px. Were the pairs exact, it would be 0.
 Lengths and means are of these shifts, in px; `at_end`: parts whose best shift lies at the end of the range, which says nothing;
-they are left out of the others.
+they are left out of the others. The interval of the median is bootstrapped over parts.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from result_files import FOLDER, write_result
+from options import options, read_options
+from result_files import bounds, write_result
 from scipy.stats import rankdata
 from skimage.metrics import normalized_mutual_information
 
@@ -45,14 +45,13 @@ def best_shift(optical: np.ndarray, sar: np.ndarray) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with volkov")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    args = parser.parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--every", type=int, default=1, help="take every N-th tile")
+    args = read_options(parser, {"every": 6}, ("volkov",))
     table = []
     for name, tiles in (("validated", VALIDATED), ("calibrated", CALIBRATED)):
         shifts = []
-        for pair in read_aligned(args.data / "volkov", tiles):
+        for pair in read_aligned(args.data / "volkov", tiles[:: args.every]):
             for y in (20, 524):
                 for x in (20, 524):
                     part = slice(y, y + PART_PX), slice(x, x + PART_PX)
@@ -62,6 +61,7 @@ def main() -> None:
         inner = np.abs(yx).max(axis=1) < REACH_PX
         length = np.linalg.norm(yx[inner], axis=1)
         row = {"tiles": name, "parts": len(yx), "at_end": int((~inner).sum()), "median_length_px": np.median(length)}
+        row |= bounds("median_length_px", len(length), lambda i, length=length: float(np.median(length[i])))
         row |= {"length_90_percent_px": np.quantile(length, 0.9), "over_5_px": np.mean(length > 5)}
         table.append(row | {"mean_y_px": yx[inner, 0].mean(), "mean_x_px": yx[inner, 1].mean()})
     write_result("keypoints_reference", pd.DataFrame(table), args.out)

@@ -13,24 +13,24 @@ one's.
 The error is the mean distance between where the transform found and the true one put the points of a grid over the common area,
 in pixels of the fixed image. `under_5`, `under_10`: shares of all present cases, accepted or not (without a transform: not
 under); `accepted_under_5`, `accepted_under_10`: of the accepted ones. `accepted_over_20` and `absent_accepted` are counts. SIFT
-and ORB are taken to accept what 10 inliers support; they state no probability.
+and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are bootstrapped over pairs.
+reliability_keypoints.csv is of our answer to each pair, present or absent: true is a mean error under 5 px.
 
 Times (`keypoints_speed`) are wall clock, of present pairs: run it while nothing else runs.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-import cv2
 import numpy as np
 import pandas as pd
-import torch
 from keypoints_baselines import Answer, Picture, register_orb, register_sift
-from result_files import FOLDER, write_result
+from options import options, read_options
+from reliability import reliability_table
+from result_files import mean_bounds, write_result
 
 from fiducial import api
 from fiducial.datasets import AlignedPair, read_aligned
@@ -96,7 +96,8 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
         sure, stated = present[present.accepted], own[own.score.notna()]
         row = {"set": name, "method": method, "cases": len(present), "absent": len(absent)}
         row |= {"under_5": (present.error_px < GOOD_PX).mean(), "under_10": (present.error_px < FAIR_PX).mean()}
-        row |= {"accepted": present.accepted.mean()}
+        row |= mean_bounds("under_5", present.error_px < GOOD_PX) | mean_bounds("under_10", present.error_px < FAIR_PX)
+        row |= {"accepted": present.accepted.mean(), **mean_bounds("accepted", present.accepted)}
         row |= {"accepted_under_5": (sure.error_px < GOOD_PX).mean(), "accepted_under_10": (sure.error_px < FAIR_PX).mean()}
         row |= {"accepted_over_20": int((sure.error_px > WRONG_PX).sum()), "absent_accepted": int(absent.accepted.sum())}
         good = (stated.error_px < GOOD_PX).to_numpy()
@@ -125,7 +126,19 @@ def measure_cases(
             print(f"{done} of {len(todo)} pairs", file=sys.stderr, flush=True)
         if done % SAVE_EVERY == 0 or done == len(todo):
             write_result("keypoints_registration", summarize(pd.DataFrame(rows)), out)
+            write_reliability(pd.DataFrame(rows), out)
     return pd.DataFrame(rows)
+
+
+def write_reliability(rows: pd.DataFrame, out: Path) -> None:
+    """Write how often an answer that states a probability is under 5 px."""
+    stated = rows[rows.score.notna()]
+    answers = {
+        str(name): (own.score.to_numpy(dtype=np.float64), (own.error_px < GOOD_PX).to_numpy(bool))
+        for name, own in stated.groupby("set", sort=False)
+    }
+    if answers:
+        write_result("reliability_keypoints", reliability_table(answers), out)
 
 
 def median_seconds(register: Register, cases: Sequence[RegistrationCase]) -> float:
@@ -153,8 +166,7 @@ def measure_speed(pairs: Sequence[AlignedPair], runs: int, side: int, methods: M
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with volkov")
+    parser = options(__doc__)
     parser.add_argument("--cases", type=int, default=192, help="present pairs of each set; a third as many absent ones more")
     parser.add_argument("--every", type=int, default=1, help="take every N-th case")
     parser.add_argument("--size", type=int, default=512, help="side of the images in pixels")
@@ -162,14 +174,10 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of keypoints; the shipped ones by default")
     parser.add_argument("--rows", type=Path, default=None, help="file for a row of each case and method")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
-    args = parser.parse_args()
+    args = read_options(parser, {"cases": 6, "speed": 1}, ("volkov",))
     chosen = args.only.split(",")
     if set(chosen) - set(NAMES):
         parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
     known: dict[str, Register] = {"ours": partial(register_ours, args.weights), "sift": register_sift, "orb": register_orb}
     methods = {NAMES[name]: known[name] for name in NAMES if name in chosen}
     pairs = read_aligned(args.data / "volkov", VALIDATED)

@@ -16,9 +16,10 @@ margin of 16 px; of these each method gives its 300 best or, where some method h
 `keypoints_scenes`: the paper's protocol, confidence above 0.6 and 2 px, on six scenes that are like those of its Table 3,
 beside what the paper reports for its own; with the numbers of points, on which chance depends, and at 300 points. There is no
 port and no coast here: the nearest is the shore of a lake.
+
+Intervals are bootstrapped over crops.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from blobs_repeatability import change, common, draw_homography
 from keypoints_baselines import PLENTY, Find, Picture, Points, finders
-from result_files import FOLDER, write_result
+from options import options, read_options
+from result_files import mean_bounds, write_result
 
 from fiducial import api
 from fiducial.coords import Matrix, apply_transform
@@ -106,6 +107,7 @@ def across_sensors(crops: Sequence[AlignedPair], methods: Mapping[str, Find]) ->
         chance = [repeatability(a[i], b[j], SENSORS_PX) for i, j in enumerate(elsewhere(crops))]
         row = {"method": name, "repeatability": np.nanmean(own), "chance": np.nanmean(chance)}
         row |= {"excess": row["repeatability"] - row["chance"], "points": np.mean([len(yx) for yx in (*a, *b)])}
+        row |= mean_bounds("repeatability", own) | mean_bounds("excess", np.array(own) - np.array(chance))
         table.append(row | {"pairs": int(np.isfinite(own).sum())})
         print(f"{name}: {len(crops)} crops by two sensors", file=sys.stderr, flush=True)
     return pd.DataFrame(table)
@@ -145,8 +147,12 @@ def same_sensor(crops: Sequence[AlignedPair], methods: Mapping[str, Find]) -> pd
         print(f"{len(images)} views by one sensor, {sensor}", file=sys.stderr, flush=True)
     if not rows:
         return pd.DataFrame()
-    groups = pd.DataFrame(rows).groupby(["sensor", "method"], sort=False)
-    return groups.mean().assign(pairs=groups.size()).reset_index()
+    table = []
+    for (sensor, method), own in pd.DataFrame(rows).groupby(["sensor", "method"], sort=False):
+        row = {"sensor": sensor, "method": method, **own[["repeatability", "chance", "excess", "points"]].mean()}
+        row |= mean_bounds("repeatability", own["repeatability"]) | mean_bounds("excess", own["excess"])
+        table.append(row | {"pairs": len(own)})
+    return pd.DataFrame(table)
 
 
 def scenes(pairs: Sequence[AlignedPair], weights: Path | None) -> pd.DataFrame:
@@ -167,19 +173,14 @@ def scenes(pairs: Sequence[AlignedPair], weights: Path | None) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with volkov")
+    parser = options(__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every N-th crop")
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of keypoints; the shipped ones by default")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
-    args = parser.parse_args()
+    args = read_options(parser, {"every": 16}, ("volkov",))
     chosen = args.only.split(",")
     if set(chosen) - set(NAMES):
         parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
     known: dict[str, Find] = {OURS: partial(find_keypoints, args.weights), **finders(SEED)}
     methods = {NAMES[name]: known[NAMES[name]] for name in NAMES if name in chosen and NAMES[name] in known}
     for name in set(chosen) - {name for name in NAMES if NAMES[name] in methods}:

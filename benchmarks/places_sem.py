@@ -8,22 +8,26 @@ third query absent. The triplet database is told the true scale of the query, th
 only upright queries. `paper_k1` and `paper_k5` are the triplet's accuracy on upright queries by the paper's own criterion (one
 of the K nearest patches is one of the K that overlap the truth best), beside IoU above 0.7 as for the others.
 
+Intervals are bootstrapped over cases, those of accuracy by factor and look are Wilson's. reliability_places.csv is of the best
+answer to each query, present or absent, of our method.
+
 Times are wall clock; run it while nothing else runs.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
+from options import options, read_options
 from places_baselines import TripletDatabase, correlate_over_scales, sift_ransac
-from result_files import FOLDER, write_result
+from reliability import reliability_table
+from result_files import bounds, share_bounds, write_result
 
 from fiducial import weights
 from fiducial.confidence import Calibration
@@ -41,6 +45,7 @@ from fiducial.evaluate.places import (
     summarize_places,
 )
 from fiducial.images import open_image, read_reduced
+from fiducial.metrics import auroc, false_accept_rate
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY, TripletNet
 
@@ -121,27 +126,57 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     for name, own in rows.groupby("method", sort=False):
         straight = own[own.present & own.upright]
         paper = {f"paper_k{k}": straight[f"paper_{k}"].astype(float).mean() for k in (1, 5)}
-        table.append({"method": name, **summarize_places(own), **paper})
+        table.append({"method": name, **summarize_places(own), **place_bounds(own), **paper})
     return pd.DataFrame(table)
 
 
+def place_bounds(own: pd.DataFrame) -> dict[str, float]:
+    """Return the intervals of a method's main scores over its cases."""
+    present, upright = own.present.to_numpy(bool), own.upright.to_numpy(bool)
+    score = own.score.to_numpy(float)
+
+    def accuracy(of: np.ndarray, k: int) -> dict[str, float]:
+        right = own[f"right_{k}"].to_numpy(float)
+        name = f"{'upright' if of is upright else 'turned'}_k{k}"
+        there = present & of
+
+        def share(chosen: Int64[np.ndarray, " n"]) -> float:
+            seen = chosen[there[chosen]]
+            return float(right[seen].mean()) if len(seen) else np.nan
+
+        return bounds(name, len(own), share)
+
+    out = {name: value for of in (upright, ~upright) for k in (1, 5) for name, value in accuracy(of, k).items()}
+    for name, judge in (("auroc", auroc), ("absent_accepted", false_accept_rate)):
+        out |= bounds(name, len(own), lambda i, judge=judge: judge(score[i][present[i]], score[i][~present[i]]))
+    return out
+
+
 def accuracy_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return the accuracy at K = 1 of each method (columns) by a property of the case, upright and turned (rows)."""
+    """Return the accuracy at K = 1 of each method (columns) by a property of the case, upright and turned (rows).
+
+    The interval of a method stands in the columns METHOD_low and METHOD_high.
+    """
     queries = np.where(rows.upright, "upright", "turned")
     present = rows.assign(right=rows.right_1.astype(float), queries=queries)[rows.present]
-    columns = {"cases": present[present.method == present.method.iloc[0]].groupby([by, "queries"]).size()}
+    groups = present[present.method == present.method.iloc[0]].groupby([by, "queries"])
+    table = groups.size().rename("cases").reset_index()
     for name, own in present.groupby("method", sort=False):
-        columns[str(name)] = own.groupby([by, "queries"])["right"].mean()
-    return pd.DataFrame(columns).reset_index()
+        right = own.groupby([by, "queries"])["right"]
+        parts = [(right.get_group((row[by], row["queries"]))) for _, row in table.iterrows()]
+        table[str(name)] = [part.mean() for part in parts]
+        limits = pd.DataFrame([share_bounds(str(name), part) for part in parts])
+        table = pd.concat([table, limits], axis=1)
+    return table
 
 
-def measure_speed(images: Sequence[Picture], ours: Method, other: Method) -> pd.DataFrame:
+def measure_speed(images: Sequence[Picture], ours: Method, other: Method, runs: int) -> pd.DataFrame:
     """Time queries on sources of 1,280 × 850 px, all scales being searched; `ratio` is our time over the correlation's.
 
     Present ones come from the middle of their source at its own scale, absent ones from the middle of another.
     """
     h, w = SPEED_SOURCE_PX
-    sources = [image[:h, :w] for image in images if image.shape[0] >= h and image.shape[1] >= w][:SPEED_RUNS]
+    sources = [image[:h, :w] for image in images if image.shape[0] >= h and image.shape[1] >= w][:runs]
     rows = []
     for side in SPEED_QUERY_PX:
         top, left = (h - side) // 2, (w - side) // 2
@@ -164,20 +199,15 @@ def median_seconds(method: Method, pairs: Sequence[tuple[Picture, Picture]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with sem/nanomfg and sem/nasa")
+    parser = options(__doc__)
     parser.add_argument("--cases", type=int, default=216)
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of places; the shipped ones by default")
     parser.add_argument("--triplet", type=Path, default=None, help="weights of triplets; the shipped ones by default")
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--threads", type=int, default=2, help="of torch and OpenCV, each")
-    args = parser.parse_args()
+    args = read_options(parser, {"cases": 12}, tuple(HELD_OUT))
     chosen = args.only.split(",")
     if set(chosen) - set(NAMES):
         parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
     methods: dict[str, Method] = {"ncc": correlate_over_scales, "sift": sift_ransac}
     if "ours" in chosen:
         methods["ours"] = load_locator(args.weights)
@@ -188,8 +218,13 @@ def main() -> None:
     write_result("places_sem", summarize(rows), args.out)
     write_result("places_factors", accuracy_by(rows, "factor"), args.out)
     write_result("places_looks", accuracy_by(rows, "look"), args.out)
+    if "ours" in chosen:
+        own = rows[rows.method == NAMES["ours"]]
+        answers = own.score.to_numpy(float), (own.present & own.right_1).to_numpy(bool)
+        write_result("reliability_places", reliability_table({"all queries": answers}), args.out)
     if {"ours", "ncc"} <= set(chosen):
-        write_result("places_speed", measure_speed(images, methods["ours"], methods["ncc"]), args.out)
+        runs = 2 if args.quick else SPEED_RUNS
+        write_result("places_speed", measure_speed(images, methods["ours"], methods["ncc"], runs), args.out)
 
 
 if __name__ == "__main__":

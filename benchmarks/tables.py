@@ -1,7 +1,9 @@
 """Write the tables of the docs from the result files, between their markers.
 
-python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --check    # exit 1 if a table differs from its file
+    python benchmarks/tables.py            # rewrite
+    python benchmarks/tables.py --check    # exit 1 if a table differs from its file
+
+A column that has an interval (NAME_low and NAME_high in the file) shows it in brackets.
 """
 
 import argparse
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from result_files import FOLDER
+from result_files import FOLDER, MADE
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "model_cards"
@@ -40,7 +42,28 @@ def number(value: float, digits: int = 3) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def deeppcb(table: pd.DataFrame) -> str:
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with each score that has an interval as words, the interval in brackets."""
+    scores = [c for c in table.columns if {f"{c}_low", f"{c}_high"} <= set(table.columns)]
+    out = table.drop(columns=[f"{c}_{end}" for c in scores for end in ("low", "high")])
+    for c in scores:
+        low, high = (table[f"{c}_{end}"] for end in ("low", "high"))
+        rows = zip(table[c], low, high, strict=True)
+        out[c] = [words(v) + ("" if pd.isna(a) else f" ({number(a, 2)}–{number(b, 2)})") for v, a, b in rows]
+    return out
+
+
+def words(value: object) -> str:
+    """Return a cell for people: a float as a number, all else as it is."""
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def chosen(table: pd.DataFrame, columns: dict[str, str], first: tuple[str, ...]) -> pd.DataFrame:
+    """Return some columns under other names, behind those of `first`."""
+    return table[[*first, *columns]].rename(columns=columns)
+
+
+def deeppcb(table: pd.DataFrame) -> pd.DataFrame:
     """Render the scores beside the plain script's."""
     columns = {
         "region_f": "region F",
@@ -55,17 +78,15 @@ def deeppcb(table: pd.DataFrame) -> str:
         "seconds_per_pair": "s / pair",
         "time_ratio": "time ratio",
     }
-    shown = table[["method", "case", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("method", "case"))
 
 
-def plain(table: pd.DataFrame) -> str:
+def plain(table: pd.DataFrame) -> pd.DataFrame:
     """Render every column but those that say where it was measured."""
-    shown = table.drop(columns=["commit", "machine", "date"]).rename(columns=lambda c: c.replace("_", " "))
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return table.drop(columns=MADE, errors="ignore").rename(columns=lambda c: c.replace("_", " "))
 
 
-def places(table: pd.DataFrame) -> str:
+def places(table: pd.DataFrame) -> pd.DataFrame:
     """Render what each method makes of the same cases."""
     columns = {
         "upright_k1": "upright, K = 1",
@@ -80,11 +101,10 @@ def places(table: pd.DataFrame) -> str:
         "paper_k1": "paper's criterion, K = 1",
         "paper_k5": "paper's criterion, K = 5",
     }
-    shown = table[["method", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("method",))
 
 
-def blobs(table: pd.DataFrame) -> str:
+def blobs(table: pd.DataFrame) -> pd.DataFrame:
     """Render what each method finds on micrographs."""
     columns = {
         "f1": "F1",
@@ -100,38 +120,37 @@ def blobs(table: pd.DataFrame) -> str:
         "seconds": "s / image",
         "time_ratio": "time ratio",
     }
-    shown = table[["kind", "method", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("kind", "method"))
 
 
-def crowds(table: pd.DataFrame) -> str:
+def crowds(table: pd.DataFrame) -> pd.DataFrame:
     """Render the scores of each method (rows) by spacing (columns), the widest first."""
     scores = {"f1": "F1", "adjacent": "neighbors both found", "error_px": "error / px"}
     parts = []
     for column, name in scores.items():
-        part = table.pivot_table(index="method", columns="spacing", values=column, dropna=False).loc[table["method"].unique()]
-        part = part[sorted(part.columns, reverse=True)].map(number)
+        part = table.pivot_table(index="method", columns="spacing", values=column, aggfunc="first", dropna=False)
+        part = part.loc[table["method"].unique()]
+        part = part[sorted(part.columns, reverse=True)].map(words)
         part.columns = [f"spacing {spacing:g}" for spacing in part.columns]
         parts.append(part.reset_index().assign(score=name))
     shown = pd.concat(parts)
-    return markdown(shown[["score", *[c for c in shown.columns if c != "score"]]]) + made(table)
+    return shown[["score", *[c for c in shown.columns if c != "score"]]]
 
 
-def repeatability(table: pd.DataFrame) -> str:
+def repeatability(table: pd.DataFrame) -> pd.DataFrame:
     """Render the share of points found again."""
     columns = {"repeatability": "repeatability", "chance": "chance", "points": "points / image", "images": "images"}
-    shown = table.assign(points=table["points"].round().astype(int))[["method", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table.assign(points=table["points"].round().astype(int)), columns, ("method",))
 
 
-def keypoints(table: pd.DataFrame) -> str:
+def keypoints(table: pd.DataFrame) -> pd.DataFrame:
     """Render the share of points found again by another sensor, or by the same one."""
     columns = {"points": "points / image", "pairs": "pairs"}
-    shown = table.assign(points=table["points"].round().astype(int)).drop(columns=["commit", "machine", "date"])
-    return markdown(shown.rename(columns=columns).map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    shown = table.assign(points=table["points"].round().astype(int)).drop(columns=MADE)
+    return shown.rename(columns=columns)
 
 
-def keypoint_scenes(table: pd.DataFrame) -> str:
+def keypoint_scenes(table: pd.DataFrame) -> pd.DataFrame:
     """Render our repeatability on six scenes beside the paper's on its own."""
     columns = {
         "paper": "the paper's, on its scene",
@@ -141,11 +160,10 @@ def keypoint_scenes(table: pd.DataFrame) -> str:
         "points_sar": "points, SAR",
         "repeatability_300": "ours, 300 points",
     }
-    shown = table[["scene", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("scene",))
 
 
-def registration(table: pd.DataFrame) -> str:
+def registration(table: pd.DataFrame) -> pd.DataFrame:
     """Render how often optical and SAR scenes are laid on each other."""
     columns = {
         "cases": "pairs",
@@ -159,18 +177,16 @@ def registration(table: pd.DataFrame) -> str:
         "absent_accepted": "absent accepted",
         "calibration_error": "calibration error",
     }
-    shown = table[["set", "method", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("set", "method"))
 
 
-def blobs_speed(table: pd.DataFrame) -> str:
+def blobs_speed(table: pd.DataFrame) -> pd.DataFrame:
     """Render the times on crops of 512 × 512 px."""
     columns = {"fiducial_seconds": "fiducial detect / s", "blob_log_seconds": "blob_log / s", "ratio": "time ratio"}
-    shown = table[["kind", *columns]].rename(columns=columns)
-    return markdown(shown.map(lambda v: number(v) if isinstance(v, float) else v)) + made(table)
+    return chosen(table, columns, ("kind",))
 
 
-RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
+RENDER: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "defects_deeppcb": deeppcb,
     "places_sem": places,
     "blobs_real": blobs,
@@ -184,28 +200,44 @@ RENDER: dict[str, Callable[[pd.DataFrame], str]] = {
 }
 
 
+def read(name: str, folder: Path = FOLDER) -> pd.DataFrame:
+    """Return a result file as it is."""
+    return pd.read_csv(folder / f"{name}.csv", dtype={"commit": str})
+
+
+def for_people(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a result file's table as people read it."""
+    return RENDER.get(name, plain)(with_intervals(table))
+
+
 def rendered(text: str) -> str:
     """Return a page with its tables as the result files have them."""
 
     def fill(match: re.Match[str]) -> str:
         name = match.group(1)
-        table = RENDER.get(name, plain)(pd.read_csv(FOLDER / f"{name}.csv", dtype={"commit": str}))
-        return f"<!-- table {name} -->\n{table}\n<!-- end -->"
+        table = read(name)
+        return f"<!-- table {name} -->\n{markdown(for_people(name, table).map(words))}{made(table)}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def rewrite(*, check: bool = False) -> list[str]:
+    """Return the pages whose tables differ from their files, and write them anew unless they are only checked."""
+    stale = []
+    for page in DOCS:
+        text = page.read_text()
+        if rendered(text) != text:
+            stale.append(page.name)
+            if not check:
+                page.write_text(rendered(text))
+    return stale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    stale = []
-    for page in DOCS:
-        text = page.read_text()
-        if rendered(text) != text:
-            stale.append(page.name)
-            if not args.check:
-                page.write_text(rendered(text))
+    stale = rewrite(check=args.check)
     if args.check and stale:
         raise SystemExit(f"tables differ from benchmarks/results: {stale}: run python benchmarks/tables.py")
 
