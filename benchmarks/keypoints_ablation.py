@@ -157,11 +157,12 @@ def measure(network: KeypointNet, file: Path, crops: Sequence[AlignedPair]) -> d
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--start", type=Path, default=None, help="weights whose convolutions and descriptors every row has")
+    parser.add_argument("--parts", default="loss,network,weights", help="of the table, separated by commas")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rate", type=float, default=7.5e-4, help="peak learning rate")
     parser.add_argument("--every", type=int, default=2, help="measure on every N-th crop")
     parser.add_argument("--runs", type=Path, default=Path("runs/keypoints_ablation"))
-    args = read_options(parser, {"steps": 1, "every": 48}, ("volkov", "sem", "emps"))
+    args = read_options(parser, {"steps": 1, "every": 48, "parts": "loss"}, ("volkov", "sem", "emps"))
     if args.start is not None and not args.start.is_file():
         print(f"needs {args.start}, the descriptors of recipes/keypoints_slim.py: run that first", file=sys.stderr)
         raise SystemExit(MISSING)
@@ -169,13 +170,14 @@ def main() -> None:
     assert start is None or isinstance(start, KeypointNet)
     scenes, crops = pool(args.data), crops_of(read_aligned(args.data / "volkov", VALIDATED), args.every)
     schedule = Schedule(args.steps, batch=4, learning_rate=args.rate, warmup=min(50, args.steps), average=0.97, seed=SEED)
+    chosen = [row for row in ROWS if row[0] in args.parts.split(",")]
     rows = []
-    for i, (part, name, config, loss) in enumerate(ROWS):
+    for i, (part, name, config, loss) in enumerate(chosen):
         out = args.runs / str(i)
         network = train(begin(config, start), loss, scenes, schedule, out)
         row = {"part": part, "configuration": name, "steps": args.steps, "crops": len(crops)}
         rows.append(row | measure(network, out / "weights.safetensors", crops))
-        print(f"{i + 1} of {len(ROWS)} trainings", flush=True)
+        print(f"{i + 1} of {len(chosen)} trainings", flush=True)
         write_result("keypoints_ablation", pd.DataFrame(rows), args.out)
 
 

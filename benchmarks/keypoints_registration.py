@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of keypoints; the shipped ones by default")
     parser.add_argument("--rows", type=Path, default=None, help="file for a row of each case and method")
-    args = read_options(parser, {"cases": 6, "speed": 1}, ("volkov",))
+    args = read_options(parser, {"cases": 3, "speed": 1}, ("volkov",))
     chosen = args.only.split(",")
     if set(chosen) - set(NAMES):
         parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")
