@@ -81,13 +81,17 @@ def _ask(inspect: Inspect, open_shared: Callable[[Path], Image], max_bytes: int,
     assert isinstance(template, Path)
     seen = open_image(sample, max_bytes)
     record = inspect(seen, open_shared(template))
-    return Answer(record.verdict, record.reason, row(record), partial(write_files, record, seen))
+    return Answer(record.answer, record.reason, row(record), partial(write_files, record, seen))
 
 
 def write_files(record: Defects, sample: Image, folder: Path) -> None:
-    """Write a record as table, JSON, COCO, mask and overlay."""
-    for name in ("defects.csv", "defects.json", "defects.coco.json", "mask.tif"):
+    """Write a record as table, JSON, COCO, mask and overlay; a refusal has no mask, and one of before goes."""
+    for name in ("defects.csv", "defects.json", "defects.coco.json"):
         record.save(folder / name)
+    if record.verdict == "refused":
+        (folder / "mask.tif").unlink(missing_ok=True)
+    else:
+        record.save(folder / "mask.tif")
     write_image(folder / "overlay.png", np.asarray(draw_defects(record, read_reduced(sample, OVERLAY_PX))))
 
 

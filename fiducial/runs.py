@@ -27,6 +27,7 @@ import pandas as pd
 
 from fiducial.datasets import list_images
 from fiducial.images import MAX_BYTES, is_omezarr, open_image, write_text
+from fiducial.images.limits import readable
 from fiducial.records import Image, InputError
 from fiducial.version import VERSION
 from fiducial.weights import Weights
@@ -140,7 +141,7 @@ def plan(
         out,
         json.loads(json.dumps(stated)),
         (weights.name, weights.sha256),
-        ("fiducial", *map(_readable, command)),
+        ("fiducial", *map(readable, command)),
         datetime.now(UTC).isoformat(timespec="seconds"),
         dict(_stamps({path for job in inputs for path in _paths(job)})),
         paired=verb == "locate",
@@ -158,18 +159,13 @@ def _paths(job: Input) -> list[Path]:
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield the stamps of those files that there are."""
+    """Yield the stamps of those files that there are; of a folder, an OME-Zarr, all its files' size and their last change."""
     for path in sorted(paths):
         try:
-            stat = path.stat()
+            stats = [part.stat() for part in ([path, *path.rglob("*")] if path.is_dir() else [path])]
         except OSError:
             continue  # the outcome will say that it cannot be read
-        yield _readable(path), (stat.st_size, stat.st_mtime_ns)
-
-
-def _readable(text: object) -> str:
-    """Return a text, or the name of a file, with what no file can hold replaced."""
-    return str(text).encode("utf-8", "replace").decode()
+        yield readable(path), (sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
 
 
 def earlier(run: Run) -> tuple[Outcome, ...]:
@@ -182,7 +178,7 @@ def earlier(run: Run) -> tuple[Outcome, ...]:
     if len(run.inputs) == 1 or not path.is_file():
         return ()
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = json.loads(path.read_text(encoding="utf-8"), parse_constant=int)  # NaN is no number
         if any(stated[name] != value for name, value in _made_with(run).items()):
             return ()
         stamps = stated["stamps"]
@@ -220,14 +216,14 @@ def _holds(outcome: Outcome, job: Input, run: Run, stamps: Mapping[str, Sequence
         outcome.answer != "error"
         and not outcome.failed
         and outcome.files == _named(job)
-        and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(_readable, _paths(job)))
-        and all((folder / name).is_file() for name in outcome.wrote)
+        and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(readable, _paths(job)))
+        and all((folder / name).exists() for name in outcome.wrote)
     )
 
 
 def _named(job: Input) -> dict[str, str | list[str]]:
     return {
-        role: _readable(files) if isinstance(files, Path) else [_readable(path) for path in files]
+        role: readable(files) if isinstance(files, Path) else [readable(path) for path in files]
         for role, files in job.files.items()
     }
 
@@ -254,7 +250,7 @@ def carry_out(run: Run, ask: Callable[[Input], Answer], kept: Sequence[Outcome])
         except (InputError, OSError) as error:
             if alone:
                 raise
-            done.append(Outcome(job.name, _named(job), 0.0, "error", _readable(error), failed=[_readable(error)]))
+            done.append(Outcome(job.name, _named(job), 0.0, "error", readable(str(error)), failed=[readable(str(error))]))
         _write(run, done)
         yield done[-1]
 
@@ -271,9 +267,9 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer]) -> Outcome:
         _named(job),
         round(perf_counter() - start, 3),
         answer.word,
-        _readable(answer.why),
+        readable(answer.why),
         _cells(answer.row),
-        [_readable(line) for line in answer.failed],
+        [readable(line) for line in answer.failed],
         [_cells(row) for row in answer.pairs],
         wrote,
     )
@@ -285,7 +281,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {_readable(error.filename or path)}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {readable(error.filename or path)}: {error.strerror or error}") from error
 
 
 def _cells(row: Row) -> dict[str, Cell]:
@@ -297,7 +293,7 @@ def _cell(value: object) -> Cell:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if isinstance(value, bool | int) or value is None else _readable(value)
+    return value if isinstance(value, bool | int) or value is None else readable(str(value))
 
 
 def _write(run: Run, done: Sequence[Outcome]) -> None:
@@ -416,7 +412,7 @@ def _matching(pattern: Path) -> list[Path]:
     found: set[Path] = set()
     for top in glob.glob(str(Path(*pattern.parts[:at]))):
         for folder, below, _ in os.walk(top):
-            below[:] = [name for name in below if not name.startswith(".")]
+            below[:] = [name for name in below if not name.startswith(".") and not is_omezarr(Path(folder, name))]
             found.update(_matching(Path(glob.escape(folder), *rest)))
     return sorted(found)
 
@@ -431,7 +427,7 @@ def name_inputs(files: Sequence[Files]) -> tuple[Input, ...]:
     for own in files:
         first = next(iter(own.values()))
         path = first if isinstance(first, Path) else first[0]
-        stem, n = _readable(path.stem).strip(".") or "image", 2
+        stem, n = readable(path.stem).strip(".") or "image", 2
         name = stem
         while name.casefold() in taken:
             name, n = f"{stem}_{n}", n + 1

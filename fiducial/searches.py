@@ -6,7 +6,6 @@ OUT/NAME/ holds the files of one query at its best source, OUT/all.csv a row for
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,12 +17,7 @@ from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image
 from fiducial.records import Image, InputError, Places, Progress
 from fiducial.runs import Answer, Input, Outcome, Run
 
-
-class Locate(Protocol):
-    """The verb, its options chosen."""
-
-    def __call__(self, query: Image, source: Image, *, progress: Progress) -> Places:
-        """Locate a query in a source."""
+Locate = Callable[[Image, Image, Progress], Places]
 
 
 def run_searches(
@@ -34,7 +28,7 @@ def run_searches(
     Args:
         run: with queries and sources; what is raised, says `runs.carry_out`.
         kept: outcomes of before.
-        locate: the verb.
+        locate: called with query, source, and what to call with (parts done, parts in all).
         progress: called with parts done of one query's search, and parts in all.
         max_bytes: budget for the pixels of one read, and for the query on the source's grid.
     """
@@ -50,7 +44,7 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
     errors: list[str] = []
     for i, source in enumerate(sources):
         try:
-            found.append((source, locate(query, open_shared(source), progress=_part(progress, i, len(sources)))))
+            found.append((source, locate(query, open_shared(source), _part(progress, i, len(sources)))))
         except (InputError, OSError) as error:
             errors.append(str(error))
     failed = tuple(dict.fromkeys(errors))
@@ -59,7 +53,7 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
     found.sort(key=lambda pair: -pair[1].score.max(initial=-1.0))
     source, best = found[0]
     return Answer(
-        "found" if best.found else "not here",
+        best.answer,
         "; ".join([*([best.reason] if best.reason else []), *failed]),
         {"source": source} | _first_place(best),
         lambda folder: write_search(best, query, open_shared(source), folder, max_bytes),

@@ -90,7 +90,12 @@ def locate(
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
         )  # fmt: skip
         run = runs.plan("locate", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
-        answers = partial(searches.run_searches, locate=verb, progress=bar.part, max_bytes=max_bytes)
+        answers = partial(
+            searches.run_searches,
+            locate=lambda query, source, note: verb(query, source, progress=note),
+            progress=bar.part,
+            max_bytes=max_bytes,
+        )
         outcomes = follow(run, answers, bar, again=again)
     finish(run, outcomes, as_json=as_json)
 
