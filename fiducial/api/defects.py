@@ -15,6 +15,7 @@ from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
+from fiducial.images.limits import check_budget
 from fiducial.records import Defects, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
 
@@ -59,7 +60,7 @@ def inspect(
             raise InputError(
                 f"sample and template must have one size, got {seen.size} and {good.size}: resize one, or ask for it (--resize)"
             )
-        good = _resized(good, seen.size)
+        good = _resized(good, seen, max_bytes)
     if (seen.channels >= 3) != (good.channels >= 3):
         raise InputError(
             f"sample and template must both be gray or both color, got {seen.channels} and {good.channels} channels"
@@ -122,7 +123,9 @@ def calibrate(
     return found
 
 
-def _resized(image: Image, size: tuple[int, int]) -> Image:
+def _resized(image: Image, sample: Image, max_bytes: int) -> Image:
+    size = sample.size
+    check_budget(f"{image.name} in the size of {sample.name}", size, 4, max_bytes)  # float32
     gray = to_gray(image.read(), image.name)
     how = cv2.INTER_AREA if size[0] * size[1] < gray.size else cv2.INTER_LINEAR
     resized = from_array(cv2.resize(gray, size[::-1], interpolation=how))

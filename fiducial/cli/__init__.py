@@ -1,5 +1,6 @@
 """The command line: parse, call, write. Heavy imports wait until a command needs them."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -47,4 +48,6 @@ evaluate_app.command("keypoints")(evaluation.evaluate_keypoints)
 
 def main() -> None:
     """Run the command line."""
+    for name in ("tifffile", "rasterio"):  # what they note of a damaged file is said in the one line that refuses it
+        logging.getLogger(name).addHandler(logging.NullHandler())
     app()

@@ -1,5 +1,6 @@
 """Limits that hold for every image, whatever its format, and the one line that is said where they are exceeded."""
 
+import errno
 import math
 import stat
 import unicodedata
@@ -74,7 +75,7 @@ def decoding(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise InputError(f"{readable(path)} does not fit into memory: crop it, or save it as a tiled TIFF") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # decoders raise it without a number
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the decoders' own, and offsets below 0
             raise InputError(f"cannot read {readable(path)}: {_reason(error)}: check its name and its permissions") from error
         raise InputError(f"{readable(path)} is damaged ({_reason(error)}): copy or export it again") from error
 

@@ -1,5 +1,6 @@
 """Open images: the format by the file's first bytes, never by its name, from a short allow-list."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def open_image(path: str | Path, max_bytes: int = MAX_BYTES) -> Image:
         InputError: not a file, not a PNG, JPEG or TIFF, damaged, more than one plane, or a read over the budget.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it has an answer to any name
         return open_omezarr(path, max_bytes)
     head = first_bytes(path, 16)
     if head.startswith(PNG):
