@@ -174,14 +174,14 @@ def test_an_interrupted_folder_leaves_no_half_file(boards: Path) -> None:
         "real, calls = os.replace, []\n"
         "def stop(*names):\n"
         "    calls.append(names)\n"
-        "    if len(calls) == 3: raise KeyboardInterrupt\n"
+        "    if len(calls) == 5: raise KeyboardInterrupt\n"
         "    real(*names)\n"
         "os.replace = stop\n"
         "cli.main()"
     )
     words = ["inspect", "--samples", str(boards / "in"), "-t", str(boards / "good template.png"), "-o", str(boards / "out")]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False, text=True)
-    assert done.returncode != 0
+    assert done.returncode == 130
     written = {p.name for p in (boards / "out" / "bad board").iterdir()}
     assert written == {"defects.csv", "defects.json"}
     assert json.loads((boards / "out" / "bad board" / "defects.json").read_text())["verdict"] == "bad"
