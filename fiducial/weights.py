@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "blobs": ("blobs_slim.safetensors", "6fc618bee06129250d3e08f4977fe97db2e8835614cf30f19d81085da3e5c25d"),
+    "blobs": ("blobs_slim.safetensors", "61cd54d5086e4e625d3dbe0ea617949b94da4c39ae6a934a551a586848b984bd"),
     "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
     "keypoints": ("keypoints_slim.safetensors", "99f0c45749308454d1b606a35f8c2fe08aa7b05005279638a90f97a7e8361d30"),
     "places": ("places_slim.safetensors", "4592c0fc3defab30c44dbe430f2db620f559e11e11eacbeef2acdbc5ef7e294a"),
