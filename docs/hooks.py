@@ -17,6 +17,7 @@ FRONT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 CONVERTER = LatexToMathML(fancy_error=False)
 INLINE = re.compile(r'<span class="arithmatex">\\\((.+?)\\\)</span>', re.DOTALL)
 DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.+?)\\\]\s*</div>', re.DOTALL)
+FROM_NET = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 TAG = re.compile(r"\\tag\{([\w.]+)\}")
 
 
@@ -43,6 +44,14 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         return DISPLAY.sub(_display, INLINE.sub(lambda m: mathml(m[1], display=False), html))
     except ValueError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Stop the build where a page would load something from the net."""
+    del config
+    if found := FROM_NET.search(output):
+        raise PluginError(f"{page.file.src_uri}: a page must load nothing from the net, got {found[0]}")
+    return output
 
 
 def _display(match: re.Match[str]) -> str:

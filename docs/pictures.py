@@ -1,6 +1,7 @@
 """Make the pictures of the tutorials, and the output shown in them, by following each tutorial as a reader would.
 
     python docs/pictures.py
+    python docs/pictures.py tutorial_detect.md
 
 Runs the blocks of each tutorial's "Step by step" in a new folder, in their order, writes what the commands print below them,
 and keeps the pictures that the tutorial shows.
@@ -56,9 +57,9 @@ def follow(steps: str) -> str:
 
 
 def main() -> None:
-    """Follow every tutorial."""
-    for name, pictures in PICTURES.items():
-        page = DOCS / name
+    """Follow the tutorials named, or every one."""
+    for name in sys.argv[1:] or PICTURES:
+        page, pictures = DOCS / name, PICTURES[name]
         with TemporaryDirectory() as folder, chdir(folder):
             page.write_text(STEPS.sub(lambda match: follow(match[1]), page.read_text(encoding="utf-8")), encoding="utf-8")
             for picture, made in pictures.items():

@@ -6,6 +6,7 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -153,6 +154,19 @@ def test_a_formula_becomes_mathml_with_a_number_that_links_to_it() -> None:
     assert "arithmatex" not in drawn
     with pytest.raises(ValueError, match="cannot be drawn"):
         hooks.mathml(r"\frac{1}{", display=True)
+
+
+def test_a_page_that_would_load_a_script_from_the_net_stops_the_build() -> None:
+    pytest.importorskip("mkdocs", reason="extra `docs` is not installed")
+    import hooks  # noqa: PLC0415
+    from mkdocs.exceptions import PluginError  # noqa: PLC0415
+    from mkdocs.structure.files import File  # noqa: PLC0415
+
+    page = SimpleNamespace(file=File("a.md", "docs", "site", use_directory_urls=False))
+    linked = '<a href="https://example.org/x.js">a link is no load</a><script src="own.js"></script>'
+    assert hooks.on_post_page(linked, page, None) == linked
+    with pytest.raises(PluginError, match=r"a\.md: a page must load nothing"):
+        hooks.on_post_page('<script async src="https://example.org/x.js"></script>', page, None)
 
 
 def test_every_function_on_the_ways_through_the_house_exists() -> None:
