@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
-from fiducial.images import to_gray
+from fiducial.images import as_float32, to_gray
 from fiducial.records import Image, Window
 
 _REACH_PX = 3  # of the resampling, in pixels of the averages
@@ -66,7 +66,7 @@ class Scaled:
         for top in range(y0, y1, step):
             bottom = min(top + step, y1)
             part = self.image.read((top * k, x0 * k, min(bottom * k, height), min(x1 * k, width)))
-            seen = part[..., :3].astype(np.float32) if self.image.channels in (3, 4) else to_gray(part, self.image.name)
+            seen = as_float32(part[..., :3]) if self.image.channels in (3, 4) else to_gray(part, self.image.name)
             seen = np.where(np.isfinite(seen), seen, np.float32(self.undefined))
             if k > 1:
                 missing = [(0, (bottom - top) * k - seen.shape[0]), (0, (x1 - x0) * k - seen.shape[1]), (0, 0)]

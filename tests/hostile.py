@@ -583,8 +583,8 @@ SAME = {  # arrays that show the same as the scene
 }
 
 NO_ANSWER = {  # arrays of which no verb says anything
-    "1 × 1": (np.full((1, 1), 3.0), "at least"),
-    "1 × 10,000": (np.arange(10_000.0)[None], "at least"),
+    "1 × 1": (np.full((1, 1), 3.0), "at least|constant|larger"),
+    "1 × 10,000": (np.arange(10_000.0)[None], "at least|larger"),
     "all NaN": (np.full((96, 112), np.nan), "finite"),
     "all infinite": (np.full((96, 112), -np.inf), "finite"),
     "beyond float32": (np.full((96, 112), 1e300), "finite"),

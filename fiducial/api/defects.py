@@ -11,7 +11,7 @@ import numpy as np
 from fiducial import weights as weight_files
 from fiducial.api.loading import Source, check_calibrated, check_probability, least_probability, version_of
 from fiducial.confidence import Calibration, with_alarms
-from fiducial.defects.inspector import DefectInspector
+from fiducial.defects.inspector import SMALLEST_PX, DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image, from_array, to_gray
@@ -63,7 +63,8 @@ def inspect(
         good = _resized(good, seen, max_bytes)
     if (seen.channels >= 3) != (good.channels >= 3):
         raise InputError(
-            f"sample and template must both be gray or both color, got {seen.channels} and {good.channels} channels"
+            f"sample and template must both be gray or both color, {seen.name} has {seen.channels} channels and "
+            f"{good.name} {good.channels}: convert one"
         )
     loaded, inspector, least = check_inspection(weights, device, min_probability, false_alarms)
     made = Provenance(
@@ -125,6 +126,8 @@ def calibrate(
 
 def _resized(image: Image, sample: Image, max_bytes: int) -> Image:
     size = sample.size
+    if min(image.size) < SMALLEST_PX:
+        raise InputError(f"a template to resize must have at least {SMALLEST_PX} px a side, {image.name} has {image.size}")
     check_budget(f"{image.name} in the size of {sample.name}", size, 4, max_bytes)  # float32
     gray = to_gray(image.read(), image.name)
     how = cv2.INTER_AREA if size[0] * size[1] < gray.size else cv2.INTER_LINEAR

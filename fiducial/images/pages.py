@@ -131,6 +131,8 @@ def ome_pixels(tiff: Any) -> ET.Element | None:  # noqa: ANN401 (tifffile ships 
     """Return what OME-XML states of the first image's pixels; None if nothing."""
     if not tiff.is_ome:
         return None
+    if "<!DOCTYPE" in tiff.ome_metadata:
+        raise ValueError("its OME-XML defines entities")
     return next((e for e in ET.fromstring(tiff.ome_metadata).iter() if _is(e, "Pixels")), None)
 
 

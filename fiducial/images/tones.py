@@ -9,6 +9,12 @@ from jaxtyping import Float32, Shaped
 from fiducial.records import Image, InputError
 
 
+def as_float32(pixels: Shaped[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w *c"]:
+    """Return pixels as float32; those too large for it become infinite, which counts as no value."""
+    with np.errstate(over="ignore"):
+        return pixels.astype(np.float32)
+
+
 def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarray, "h w"]:
     """Return intensities in the file's own scale: luminance (ITU-R BT.601) of color, without alpha.
 
@@ -16,12 +22,12 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
         InputError: the image has channels that are not gray or color.
     """
     if pixels.ndim == 2:
-        return pixels.astype(np.float32)
+        return as_float32(pixels)
     channels = pixels.shape[2]
     if channels == 2:
-        return pixels[..., 0].astype(np.float32)
+        return as_float32(pixels[..., 0])
     if channels in (3, 4):
-        return cv2.cvtColor(np.ascontiguousarray(pixels[..., :3].astype(np.float32)), cv2.COLOR_RGB2GRAY)
+        return cv2.cvtColor(np.ascontiguousarray(as_float32(pixels[..., :3])), cv2.COLOR_RGB2GRAY)
     raise InputError(f"expected gray or RGB(A), {name} has {channels} channels: save the channel to be measured by itself")
 
 
