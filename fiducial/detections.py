@@ -40,7 +40,7 @@ def _ask(detect: Detect, max_bytes: int, job: Input) -> Answer:
     assert isinstance(path, Path)
     image = open_image(path, max_bytes)
     record = detect(image)
-    return Answer("done", "", row(record), partial(write_detection, record, image))
+    return Answer(record.answer, "", row(record), partial(write_detection, record, image))
 
 
 def write_detection(record: Blobs, image: Image, folder: Path) -> None:

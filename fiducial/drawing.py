@@ -106,7 +106,7 @@ def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> Pil
         cv2.circle(canvas, at_xy, around, color, thickness, cv2.LINE_AA, _SHIFT)
         if radius[i] >= _DOT_FROM_PX:
             cv2.circle(canvas, at_xy, thickness << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
-    text = f"{record.count} blob{'s' * (record.count != 1)} ({record.count_interval[0]} to {record.count_interval[1]})"
+    text = f"{record.count or 'no'} blob{'s' * (record.count != 1)} ({record.count_interval[0]} to {record.count_interval[1]})"
     _write(canvas, text, (6, size[0] - 8), 1.3 * font, _likely(1.0))
     return PillowImage.fromarray(canvas)
 

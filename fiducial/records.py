@@ -1,7 +1,8 @@
 """Hold what flows through the house: images and answers, as frozen dataclasses.
 
 Every answer carries what is needed to trust and to reproduce it, has `save(path)`, `to_frame()` and `plot()`, and says
-"nothing found" by arrays of length 0.
+"nothing found" by arrays of length 0. `answer` says it in a word, the same in every file: "good", "bad" or "refused"; "found"
+or "not here"; "done" or "nothing"; "accepted" or "refused".
 """
 
 from collections.abc import Callable
@@ -77,7 +78,8 @@ class Defects:
     """What differs between a sample and its template.
 
     Attributes:
-        mask: class of each pixel of the sample, 0 where nothing differs; `classes[k - 1]` names class k.
+        mask: class of each pixel of the sample, `classes[k - 1]` names class k; 0 where nothing differs, and where nothing
+            could be compared, which may be everywhere if the verdict is "refused".
         boxes_yxyx: box of each defect (y0, x0, y1, x1) in pixels of the sample, as the training annotations draw them:
             grown beyond the defect by the margin that the weights learned with.
         label: class of each defect, from 1. score: calibrated probability that it is a real defect, best first.
@@ -113,6 +115,11 @@ class Defects:
     def __len__(self) -> int:
         """Return the number of defects."""
         return len(self.score)
+
+    @property
+    def answer(self) -> Verdict:
+        """The verdict."""
+        return self.verdict
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,6 +180,11 @@ class Places:
     def __len__(self) -> int:
         """Return the number of places, those under the least probability included."""
         return len(self.score)
+
+    @property
+    def answer(self) -> Literal["found", "not here"]:
+        """Whether the query was found, in a word."""
+        return "found" if self.found else "not here"
 
     @property
     def scale(self) -> Float64[np.ndarray, " n"]:
@@ -242,6 +254,11 @@ class Blobs:
     def count(self) -> int:
         """Number of blobs listed."""
         return len(self.score)
+
+    @property
+    def answer(self) -> Literal["done", "nothing"]:
+        """Whether there are blobs, in a word; "nothing" is as good an answer as any count."""
+        return "done" if self.count else "nothing"
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per blob: y_px, x_px, radius_px, probability, and the same in the image's unit if it states one."""
@@ -360,6 +377,11 @@ class Registration:
     def __len__(self) -> int:
         """Return the number of tie points."""
         return len(self.moving_yx)
+
+    @property
+    def answer(self) -> Literal["accepted", "refused"]:
+        """Whether the transform is accepted, in a word."""
+        return "accepted" if self.accepted else "refused"
 
     @property
     def fixed_to_moving(self) -> Float64[np.ndarray, "3 3"] | None:

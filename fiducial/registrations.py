@@ -43,8 +43,7 @@ def _ask(register: Register, ground: Image, max_bytes: int, job: Input) -> Answe
     assert isinstance(path, Path)
     laid = open_image(path, max_bytes)
     record = register(laid, ground)
-    word = "accepted" if record.accepted else "refused"
-    return Answer(word, record.reason, row(record), partial(write_registration, record, laid, ground))
+    return Answer(record.answer, record.reason, row(record), partial(write_registration, record, laid, ground))
 
 
 def write_registration(record: Registration, moving: Image, fixed: Image, folder: Path) -> None:

@@ -241,4 +241,3 @@ def test_the_record_says_what_it_was_made_with() -> None:
     assert made.weights == "defects_slim"
     assert len(made.sha256) == 64
     assert dict(made.parameters)["min_probability"] == 0.5
-    assert dict(made.parameters)["calibrated"] is True

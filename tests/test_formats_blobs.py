@@ -136,7 +136,7 @@ def test_geojson_points_lie_on_the_map_or_count_from_the_corner(tmp_path: Path) 
     assert mapped["crs"]["properties"]["name"] == "LOCAL"
     assert pixels["features"][0]["geometry"]["coordinates"] == [20.5, 10.5]
     assert pixels["features"][0]["properties"] == {"image": "a é.tif", "probability": 0.98765, "radius_px": 5}
-    assert none == {"type": "FeatureCollection", "features": []}
+    assert none == {"type": "FeatureCollection", "features": [], "answer": "nothing"}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

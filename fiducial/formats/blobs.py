@@ -21,6 +21,7 @@ from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi, roiwrite
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_blobs
 from fiducial.formats.parts import (
+    answer_to_json,
     matrix_from_json,
     matrix_to_json,
     point_collection,
@@ -121,6 +122,7 @@ def blobs_to_json(record: Blobs) -> dict[str, Any]:
         "crs": record.crs,
         "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "radii_px": list(record.radii_px),
+        "answer": record.answer,
         "count": record.count,
         "count_interval": list(record.count_interval),
         "embedding_length": record.embedding.shape[1],
@@ -177,7 +179,7 @@ def _circles(edges: Float64[np.ndarray, "n 4"], score: list[float]) -> Circles:
 
 
 def blobs_to_coco(record: Blobs) -> dict[str, Any]:
-    """Return one image, an annotation per blob (box, polygon in its outline, area of its disk, score), one category."""
+    """Return one image with its answer, an annotation per blob (box, polygon, area of its disk, score), one category."""
     turn = np.arange(_POLYGON_POINTS) * 2 * np.pi / _POLYGON_POINTS
     around_xy = np.column_stack([np.cos(turn), np.sin(turn)])
     annotations = []
@@ -195,7 +197,7 @@ def blobs_to_coco(record: Blobs) -> dict[str, Any]:
                 "score": float(record.score[i]),
             }
         )
-    image = {"id": 1, "file_name": record.image, "height": record.size[0], "width": record.size[1]}
+    image = {"id": 1, "file_name": record.image, "height": record.size[0], "width": record.size[1]} | answer_to_json(record)
     return {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "blob"}]}
 
 

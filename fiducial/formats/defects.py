@@ -1,7 +1,7 @@
 """Write defects and read them back.
 
-CSV: one row per defect. JSON: the whole record, its mask as run lengths. COCO: boxes x, y, width, height from the image's
-corner. TIFF, OME-Zarr: the mask of classes. PNG: an overlay.
+CSV: one row per defect, or one that says "refused". JSON: the whole record, its mask as run lengths. COCO: boxes x, y, width,
+height from the image's corner. TIFF, OME-Zarr: the mask of classes. PNG: an overlay.
 """
 
 import json
@@ -16,6 +16,7 @@ from jaxtyping import Int, Shaped
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_defects
 from fiducial.formats.parts import (
+    answer_to_json,
     matrix_from_json,
     matrix_to_json,
     number_from_json,
@@ -23,6 +24,7 @@ from fiducial.formats.parts import (
     provenance_from_json,
     provenance_to_json,
     read_record,
+    table_with_answer,
 )
 from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
@@ -35,15 +37,17 @@ def save_defects(record: Defects, path: Path) -> None:
     """Write a record in the format that the suffix names.
 
     Raises:
-        InputError: an unknown suffix.
+        InputError: an unknown suffix; the mask of a refused inspection, which would look like that of a good sample.
     """
     name = path.name.lower()
+    if record.verdict == "refused" and name.endswith((".tif", ".tiff", ".zarr")):
+        raise InputError(f"a refused inspection has no mask, {path.name} was not written: {record.reason}")
     if name.endswith(".coco.json"):
         write_json(path, defects_to_coco([record]))
     elif name.endswith(".json"):
         write_json(path, defects_to_json(record))
     elif name.endswith(".csv"):
-        write_text(path, defects_to_frame(record).to_csv(index=False, lineterminator="\n"))
+        write_text(path, table_with_answer(record, defects_to_frame(record)))
     elif name.endswith((".tif", ".tiff")):
         write_image(path, record.mask, record.pixel_size, record.unit or "µm")
     elif name.endswith(".zarr"):
@@ -86,6 +90,7 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         "unit": record.unit,
         "crs": record.crs,
         "pixel_to_world": matrix_to_json(record.pixel_to_world),
+        "answer": record.answer,
         "verdict": record.verdict,
         "reason": record.reason,
         "template_to_sample": matrix_to_json(record.template_to_sample),
@@ -141,11 +146,12 @@ def _defects_from(stated: dict[str, Any]) -> Defects:
 
 
 def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
-    """Return images, annotations (boxes, run-length masks, scores) and categories as COCO has them."""
+    """Return images with their answers, annotations (boxes, run-length masks, scores) and categories as COCO has them."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, record in enumerate(records, start=1):
-        images.append({"id": number, "file_name": record.sample, "height": record.size[0], "width": record.size[1]})
+        image = {"id": number, "file_name": record.sample, "height": record.size[0], "width": record.size[1]}
+        images.append(image | answer_to_json(record))
         edges = yx_to_pixel_edges(record.boxes_yxyx).tolist()
         regions = label_regions(record.mask > 0)
         for i, region in enumerate(_regions_of(record, regions.boxes_yxyx, regions.area_px).tolist()):

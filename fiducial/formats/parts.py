@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64
 
 from fiducial.coords import Matrix, apply_transform, yx_to_corner_xy
-from fiducial.records import Blobs, InputError, Keypoints, Places, Provenance, Registration
+from fiducial.records import Blobs, Defects, InputError, Keypoints, Places, Provenance, Registration
 
 RecordT = TypeVar("RecordT")
 Mapped = Places | Blobs | Keypoints | Registration  # records whose points lie in an image with a pixel size, or on a map
@@ -44,9 +45,25 @@ def map_xy(record: Mapped, yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray
 
 
 def feature_collection(record: Mapped, features: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return GeoJSON that names the reference system, if there is one, as GeoJSON of 2008 did, by its WKT."""
+    """Return GeoJSON that tells the answer and names the reference system, if any, as GeoJSON of 2008 did, by its WKT."""
     named = {} if record.crs is None else {"crs": {"type": "name", "properties": {"name": record.crs}}}
-    return {"type": "FeatureCollection", "features": features} | named
+    told = {} if isinstance(record, Keypoints) else answer_to_json(record)
+    return {"type": "FeatureCollection", "features": features} | told | named
+
+
+def answer_to_json(record: Blobs | Defects | Places | Registration) -> dict[str, str]:
+    """Return the answer in a word and why it is no other, for files that other programs read too."""
+    return {"answer": record.answer} | ({} if isinstance(record, Blobs) else {"reason": record.reason})
+
+
+def table_with_answer(record: Defects | Places | Registration, frame: pd.DataFrame) -> str:
+    """Return a table as CSV with the answer in a last column; a negative one without rows gets a row that says nothing else.
+
+    So a table without rows always means that there is nothing to list.
+    """
+    negative = record.answer in ("refused", "not here")
+    rows = frame.reindex([0]) if negative and frame.empty else frame
+    return rows.assign(answer=record.answer).to_csv(index=False, lineterminator="\n")
 
 
 def point_collection(record: Mapped, yx: Float64[np.ndarray, "n 2"], properties: list[dict[str, Any]]) -> dict[str, Any]:

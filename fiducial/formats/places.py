@@ -21,6 +21,7 @@ from fiducial.formats.parts import (
     provenance_from_json,
     provenance_to_json,
     read_record,
+    table_with_answer,
 )
 from fiducial.images import write_image, write_json, write_text
 from fiducial.records import InputError, Places
@@ -38,7 +39,7 @@ def save_places(record: Places, path: Path) -> None:
     if suffix == ".json":
         write_json(path, places_to_json(record))
     elif suffix == ".csv":
-        write_text(path, places_to_frame(record).to_csv(index=False, lineterminator="\n"))
+        write_text(path, table_with_answer(record, places_to_frame(record)))
     elif suffix == ".geojson":
         write_json(path, places_to_geojson(record))
     elif suffix == ".png":
@@ -85,6 +86,7 @@ def places_to_json(record: Places) -> dict[str, Any]:
         "source": record.source,
         "query_size_yx": list(record.query_size),
         "source_size_yx": list(record.source_size),
+        "answer": record.answer,
         "found": record.found,
         "reason": record.reason,
         "scales": list(record.scales),
@@ -140,6 +142,7 @@ def _places_from(stated: dict[str, Any]) -> Places:
 def places_to_geojson(record: Places) -> dict[str, Any]:
     """Return outlines as GeoJSON polygons: in map coordinates where the source has them, else in pixels from its corner.
 
+    Each says whether the query was found; those of a query that was not are listed, too.
     Map coordinates are those of the source's reference system, which is named as GeoJSON of 2008 did, by its WKT; readers that
     know later GeoJSON alone expect longitude and latitude.
     """
@@ -149,6 +152,7 @@ def places_to_geojson(record: Places) -> dict[str, Any]:
         properties = {
             "query": record.query,
             "source": record.source,
+            "found": record.found,
             "probability": float(record.score[i]),
             "scale": float(record.scale[i]),
             "angle_deg": float(record.angle_deg[i]),

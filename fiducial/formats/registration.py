@@ -26,6 +26,7 @@ from fiducial.formats.parts import (
     provenance_from_json,
     provenance_to_json,
     read_record,
+    table_with_answer,
 )
 from fiducial.images import write_image, write_json, write_text
 from fiducial.records import InputError, Registration
@@ -48,7 +49,7 @@ def save_registration(record: Registration, path: Path) -> None:
     elif name.endswith(".json"):
         write_json(path, registration_to_json(record))
     elif name.endswith(".csv"):
-        write_text(path, tie_points_to_frame(record).to_csv(index=False, lineterminator="\n"))
+        write_text(path, table_with_answer(record, tie_points_to_frame(record)))
     elif name.endswith(".geojson"):
         write_json(path, tie_points_to_geojson(record))
     elif name.endswith(".points"):
@@ -83,6 +84,7 @@ def transform_to_json(record: Registration) -> dict[str, Any]:
         "moving_size_yx": list(record.moving_size),
         "fixed_size_yx": list(record.fixed_size),
         "model": record.model,
+        "answer": record.answer,
         "accepted": record.accepted,
         "reason": record.reason,
         "score": record.score,
@@ -109,6 +111,7 @@ def registration_to_json(record: Registration) -> dict[str, Any]:
         "held_out_px": number_to_json(record.held_out_px),
         "return_px": number_to_json(record.return_px),
         "score": record.score,
+        "answer": record.answer,
         "accepted": record.accepted,
         "reason": record.reason,
         "start": record.start,
