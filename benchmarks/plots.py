@@ -44,7 +44,7 @@ def draw_reliability(tables: Tables) -> Figure:
     """Draw, for each set, the share of true answers over the probability stated, and how many answers there are."""
     (table,) = tables
     sets = list(table.groupby("set", sort=False))
-    figure = Figure(figsize=(1.1 + 2.35 * len(sets), 3.4), layout="constrained")
+    figure = Figure(figsize=(0.9 + 2.2 * len(sets), 3.5), layout="constrained")
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for i, (name, own) in enumerate(sets):
         _reliability_of(axes[0, i], axes[1, i], own)
@@ -61,7 +61,6 @@ def _reliability_of(shares: Axes, counts: Axes, own: pd.DataFrame) -> None:
     reach = np.clip([low, high], 0, None)
     shares.errorbar(own["stated"], own["observed"], reach, fmt="o", color=OURS, markersize=4, elinewidth=1, capsize=2)
     shares.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    shares.set_aspect("equal")
     counts.bar((own["low"] + own["high"]) / 2, own["answers"], width=0.085, color=SOFT)
     counts.set_yscale("log")
     counts.set_ylim(bottom=0.7)
@@ -181,12 +180,15 @@ def draw_docs(results: Path = FOLDER, folder: Path = IMAGES) -> None:
 
 def stale(results: Path = FOLDER, folder: Path = IMAGES) -> list[str]:
     """Return the plots of the docs that are not drawn from their files as they are, or not at all."""
-    wrong = []
-    for name in of_docs(results):
-        path = folder / f"{name}.png"
-        if not path.is_file() or Image.open(path).info.get(SOURCE) != stamp(PLOTS[name], results):
-            wrong.append(name)
-    return wrong
+    return [name for name in of_docs(results) if stamped(folder / f"{name}.png") != stamp(PLOTS[name], results)]
+
+
+def stamped(path: Path) -> str:
+    """Return what a plot says that it was drawn from; nothing if there is no plot."""
+    if not path.is_file():
+        return ""
+    with Image.open(path) as picture:
+        return str(picture.info.get(SOURCE, ""))
 
 
 def main() -> None:
