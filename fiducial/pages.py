@@ -120,6 +120,7 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
   h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 @media print {
   @page { margin: 16mm 14mm; }
@@ -127,10 +128,10 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
   html { font-size: 9.5pt; }
   body { padding: 0; max-width: none; font-size: 1rem; }
   h2 { margin-top: 2rem; } h3 { margin-top: 1.5rem; }
-  h2, h3, h3 + p, .label, caption { break-after: avoid; }
+  h2, h3, h2 + p, h3 + p, .label, caption { break-after: avoid; }
   figure, pre, tr, dl { break-inside: avoid; }
   thead { display: table-header-group; }
-  .figures { grid-template-columns: repeat(auto-fit, minmax(62mm, 1fr)); }
+  .figures { grid-template-columns: repeat(auto-fit, minmax(75mm, 1fr)); }
   figure img, .figures img, .figures > .wide img { max-height: 85mm; }
   .scroll { overflow: visible; }
   table { font-size: 7.5pt; max-width: 100%; } th, td { padding-right: 2.5mm; } td { overflow-wrap: anywhere; }

@@ -60,16 +60,8 @@ _TONES = {
     "good": "good", "found": "good", "accepted": "good", "bad": "bad", "error": "bad",
     "refused": "refused", "not here": "refused",
 }  # fmt: skip
-_PATHS = (
-    "image",
-    "sample",
-    "template",
-    "query",
-    "moving",
-    "fixed",
-    "corner",
-    "why",
-)  # of a summary, shown elsewhere or too much for a page
+# Columns of a summary that are shown elsewhere or are too much for a page.
+_HIDDEN = ("image", "sample", "template", "query", "moving", "fixed", "corner", "shift", "why")
 
 
 @dataclass(frozen=True)
@@ -179,7 +171,7 @@ def _made(run: Run, makings: list[Making]) -> list[tuple[str, object]]:
     ]
     pairs += [("Version", ", ".join(versions))] if versions else []
     pairs += [("Parameters", _listing(_common(makings)))] if _common(makings) else []
-    pairs += [("Started", run.started.replace("T", " "))] if run.started else []
+    pairs += [("Started", run.started.replace("T", " ").replace("+00:00", " UTC"))] if run.started else []
     return [*pairs, ("Folder", str(run.folder))]
 
 
@@ -201,7 +193,7 @@ def _summary(run: Run, anchor: str, most: int) -> Markup:
     """Return summary.csv without paths and without columns that are empty or all 0, each shown input's name a link."""
     if run.summary.empty:
         return pages.note("summary.csv is missing, or is no table.")
-    columns = [name for name in run.summary.columns if not name.startswith(_PATHS) and run.summary[name].ne("").any()]
+    columns = [name for name in run.summary.columns if not name.startswith(_HIDDEN) and run.summary[name].ne("").any()]
     columns = [name for name in columns if not (name.startswith("n_") and run.summary[name].isin(["", "0"]).all())]
     table = run.summary[columns].head(most)
     table = pd.DataFrame({name: table[name] if name == "name" else _as_numbers(table[name]) for name in columns})
@@ -222,7 +214,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 def _input(run: Run, entry: Input, parameters: list[tuple[str, object]], layout: Layout) -> list[Markup]:
     """Return what is shown of one input: answer, pictures, table, and the lines that make it again."""
     counted = run.verb == "detect" and entry.answer == "done"
-    word = f"{run.measured(entry.name, 'count')} blobs" if counted else entry.answer
+    word = _counted(run.measured(entry.name, "count"), "blob") if counted else entry.answer
     parts = [pages.paragraph(pages.answer(word, _TONES.get(entry.answer, "plain")), _measures(run, entry))]
     tried = [_given(run, role, path, round(0.6 * layout.longest_px)) for role, path in entry.files]
     if entry.answer != "error":
@@ -251,10 +243,19 @@ def _measures(run: Run, entry: Input) -> str:
     if run.verb == "detect":
         return f", between {value('count_low')} and {value('count_high')} with 95 % confidence"
     if run.verb == "inspect":
-        return f": {value('defects')} defects, {value('coverage')} of the sample inspected"
+        return f": {_counted(value('defects'), 'defect')}, {_share(value('coverage'))} of the sample inspected"
     if run.verb == "locate":
         return f": probability {value('probability')}, at scale {value('scale')}, turned by {value('angle_deg')}°"
-    return f": probability {value('probability')}, mean error about {value('error_px')} px, {value('tie_points')} tie points"
+    error = f"mean error about {value('error_px')} px, {_counted(value('tie_points'), 'tie point')}"
+    return f": probability {value('probability')}, {error}"
+
+
+def _counted(number: str, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != '1')}"
+
+
+def _share(number: str) -> str:
+    return f"{100 * float(number):.1f} %" if re.fullmatch(r"\d+(\.\d+)?", number) else number
 
 
 def _given(run: Run, role: str, path: Path, longest_px: int) -> tuple[Markup, bool]:
@@ -292,11 +293,12 @@ def _table(run: Run, entry: Input) -> Markup:
     name = KINDS[run.verb].table
     try:
         head, rows = read_head(run.folder / entry.name / name, HEAD_ROWS)
+        head = head.drop(columns="answer", errors="ignore").dropna(how="all")  # in every row the same; of a refusal, alone
     except InputError as error:
         return pages.note(str(error))
     if head.empty:
-        return pages.note(f"{name} has no rows.")
-    counted = f"the first {len(head)} of {rows:,} rows" if rows > len(head) else f"{rows} row{'s' * (rows != 1)}"
+        return pages.note(f"{name} lists nothing.")
+    counted = f"the first {len(head)} of {rows:,} rows" if rows > len(head) else _counted(str(rows), "row")
     return pages.table(head, f"{name}, {counted}", digits=5)
 
 

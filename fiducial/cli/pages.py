@@ -31,7 +31,7 @@ def report(
 
     with Errors():
         runs = find_runs(folder)
-        name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Runs'}: {folder.resolve().name}"
+        name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Fiducial'}: {folder.resolve().name}"
         page = out if out is not None else folder / "index.html"
         write_text(page, report_page(runs, name, folder, most))
     typer.echo(f"{page}: {len(runs)} run{'s' * (len(runs) != 1)}, {sum(len(run.inputs) for run in runs)} inputs")
