@@ -14,7 +14,7 @@ FAMILIES = ("blobs", "defects", "landmarks", "places")
 
 LEVELS = (
     {"version", "coords"},
-    {"records", "layers", "regions"},
+    {"records", "layers", "regions", "patchwork"},
     {"images", "device"},
     {"drawing", "estimation", "geometry", "metrics", "augment", "pages"},
     {"crowds", "georeference", "ties"},

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fiducial.regions import from_run_lengths, label_regions, run_lengths
+from fiducial.regions import classes_of, find_regions, from_run_lengths, label_regions, run_lengths, run_lengths_of
 
 
 def test_fragments_are_one_region_over_gaps_up_to_the_limit() -> None:
@@ -43,3 +43,24 @@ def test_run_lengths_count_down_the_columns_from_zeros() -> None:
     assert run_lengths(np.ones((2, 2), bool)) == [0, 4]
     with pytest.raises(ValueError, match="add up"):
         from_run_lengths([3], (2, 2))
+
+
+@pytest.mark.parametrize("join_px", [0, 1, 2, 10])
+def test_regions_found_band_by_band_are_those_of_the_whole(rng: np.random.Generator, join_px: int) -> None:
+    for share in (0.5, 0.97, 0.995, 1.0):
+        mask = rng.random((330, 47)) > share
+        mask[100:290, 20:23] = share < 1  # over several seams
+        whole = label_regions(mask, join_px)
+        banded = find_regions((330, 47), lambda rows, mask=mask: mask[rows], join_px, band_px=1)
+        assert run_lengths_of((330, 47), lambda columns, mask=mask: mask[:, columns], band_px=1) == run_lengths(mask)
+        pairs = set(zip(whole.number[mask].tolist(), banded.number[mask].tolist(), strict=True))
+        assert len(pairs) == len(whole.area_px) == len(banded.area_px)
+        assert sorted(map(tuple, whole.boxes_yxyx)) == sorted(map(tuple, banded.boxes_yxyx))
+        assert [banded.pixels(i).sum() for i in range(len(banded.area_px))] == banded.area_px.tolist()
+        np.testing.assert_array_equal(banded.number > 0, mask)
+
+
+def test_the_classes_of_a_mask_are_its_values_but_0() -> None:
+    mask = np.zeros((9, 7), np.uint8)
+    mask[2, 3], mask[8, 0], mask[0, 6] = 200, 3, 3
+    assert classes_of(mask) == [3, 200]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float16, Float32, Float64, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from fiducial import geometry
@@ -16,8 +16,9 @@ from fiducial.confidence import Calibration, to_probability
 from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image
 from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, read_reduced, to_gray
+from fiducial.patchwork import Patchwork
 from fiducial.records import Defects, Image, InputError, Progress, Provenance, Window
-from fiducial.regions import label_regions
+from fiducial.regions import find_regions
 from fiducial.tiles import tiles
 
 SMALLEST_PX = 64
@@ -45,12 +46,13 @@ class Compared:
     """What the network says of a whole sample.
 
     Attributes:
-        p: probability that a pixel is defective; 0 where it was not inspected. kind: its most probable class, from 1.
+        p: probability that a pixel is defective, float16; 0 where it is under PIXEL_P or was not inspected.
+        kind: the most probable class, from 1, of the others.
         template_to_sample: None where no alignment could be trusted, and p is 0 everywhere.
     """
 
-    p: Float16[np.ndarray, "h w"]
-    kind: UInt8[np.ndarray, "h w"]
+    p: Patchwork
+    kind: Patchwork
     template_to_sample: Matrix | None
     alignment_score: float
     coverage: float
@@ -148,7 +150,7 @@ class DefectInspector:
         good, seen = (_scaled(image, invert=invert) for image in (template, sample))
         placed = align_template(good, seen) if align else geometry.Alignment(np.eye(3), float("nan"))
         size = sample.size
-        p, kind = np.zeros(size, np.float16), np.zeros(size, np.uint8)
+        p, kind = Patchwork(size, np.dtype(np.float16)), Patchwork(size, np.dtype(np.uint8))
         if align and placed.score < TRUSTED_ALIGNMENT:
             return Compared(p, kind, None, placed.score, 0.0)
         todo, inspected = list(tiles(size, TILE_PX, MARGIN_PX)), 0
@@ -157,8 +159,10 @@ class DefectInspector:
             core = tile.core_in_window
             if pair.valid[core].any():
                 probability = self.predict(pair)  # (K+1, h, w)
-                p[tile.core_in_image] = np.where(pair.valid, 1 - probability[0], 0)[core]
-                kind[tile.core_in_image] = 1 + probability[1:].argmax(0)[core]
+                seen_p = np.where(pair.valid, 1 - probability[0], 0)[core].astype(np.float16)
+                suspect = seen_p >= PIXEL_P
+                p.write(tile.core[:2], np.where(suspect, seen_p, np.float16(0)))
+                kind.write(tile.core[:2], np.where(suspect, 1 + probability[1:].argmax(0)[core], 0).astype(np.uint8))
                 inspected += int(pair.valid[core].sum())
             if progress is not None:
                 progress(done + 1, len(todo))
@@ -221,8 +225,8 @@ def _reason(compared: Compared) -> str:
 
 
 def decode(
-    p: Shaped[np.ndarray, "h w"],
-    kind: UInt8[np.ndarray, "h w"],
+    p: Shaped[np.ndarray, "h w"] | Patchwork,
+    kind: UInt8[np.ndarray, "h w"] | Patchwork,
     calibration: Calibration | None,
     min_probability: float,
     box_margin_px: float,
@@ -232,19 +236,20 @@ def decode(
     A defect is a region of p ≥ 0.4 of at least 8 pixels; its class the one that most of its p votes for; its raw score the
     mean of p over it, shrunk for small regions: Σp / (area + 8); its score the calibrated raw score.
     """
-    regions = label_regions(p >= PIXEL_P)
+    size = (p.shape[0], p.shape[1])
+    regions = find_regions(size, lambda rows: p[rows, :] >= PIXEL_P)
     large = np.flatnonzero(regions.area_px >= SMALLEST_AREA_PX)
     weight = [p[regions.window(i)][regions.pixels(i)].astype(np.float64) for i in large.tolist()]
     raw = np.array([w.sum() / (w.size + SMALLEST_AREA_PX) for w in weight], dtype=np.float64)
     score = raw if calibration is None else to_probability(calibration, raw)
     kept = [j for j in np.argsort(-score, kind="stable").tolist() if score[j] >= min_probability]
-    mask, label = np.zeros(kind.shape, np.uint8), np.zeros(len(kept), np.int64)
+    mask, label = np.zeros(size, np.uint8), np.zeros(len(kept), np.int64)
     for n, j in enumerate(kept):
         i = int(large[j])
         window, own = regions.window(i), regions.pixels(i)
         label[n] = np.bincount(kind[window][own], weights=weight[j]).argmax()
         mask[window][own] = label[n]
-    boxes = _grow(regions.boxes_yxyx[large[kept]], box_margin_px, (p.shape[0], p.shape[1]))
+    boxes = _grow(regions.boxes_yxyx[large[kept]], box_margin_px, size)
     return Found(mask, boxes, label, score[kept], regions.area_px[large[kept]])
 
 

@@ -6,12 +6,13 @@ height from the image's corner. TIFF, OME-Zarr: the mask of classes. PNG: an ove
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_defects
@@ -28,7 +29,7 @@ from fiducial.formats.parts import (
 )
 from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
-from fiducial.regions import from_run_lengths, label_regions, run_lengths, window_run_lengths
+from fiducial.regions import classes_of, find_regions, from_run_lengths, run_lengths_of, window_run_lengths
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".ome.zarr", ".png")
 
@@ -103,9 +104,17 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
                 record.boxes_yxyx.tolist(), record.label.tolist(), record.score.tolist(), record.area_px.tolist(), strict=True
             )
         ],
-        "mask": {str(k): run_lengths(record.mask == k) for k in np.unique(record.mask[record.mask > 0]).tolist()},
+        "mask": {str(k): _runs_of(record, k) for k in classes_of(record.mask)},
         "provenance": provenance_to_json(record.provenance),
     }
+
+
+def _runs_of(record: Defects, label: int) -> list[int]:
+    return run_lengths_of(record.size, lambda columns: record.mask[:, columns] == label)
+
+
+def _rows_of(record: Defects, rows: slice) -> Bool[np.ndarray, "k w"]:
+    return record.mask[rows] > 0
 
 
 def defects_from_json(path: Path) -> Defects:
@@ -153,7 +162,7 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
         image = {"id": number, "file_name": record.sample, "height": record.size[0], "width": record.size[1]}
         images.append(image | answer_to_json(record))
         edges = yx_to_pixel_edges(record.boxes_yxyx).tolist()
-        regions = label_regions(record.mask > 0)
+        regions = find_regions(record.size, partial(_rows_of, record))
         for i, region in enumerate(_regions_of(record, regions.boxes_yxyx, regions.area_px).tolist()):
             y0, x0, y1, x1 = edges[i]
             counts = window_run_lengths(regions.pixels(region), regions.window(region), record.size)
