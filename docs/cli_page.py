@@ -46,7 +46,7 @@ def option_row(option: Any) -> str:  # noqa: ANN401
     held = option.default
     if option.secondary_opts:
         held = long if option.default else option.secondary_opts[0]
-    shown = "must be given" if option.required else "" if held in (None, False) else f"`{held}`"
+    shown = "must be given" if option.required else "" if held in (None, False, "") or not option.show_default else f"`{held}`"
     return f"| {', '.join(f'`{word}`' for word in written)} | {option.help} | {shown} |"
 
 

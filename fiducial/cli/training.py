@@ -83,8 +83,11 @@ def train_blobs(
 ) -> None:
     """Train on crowds of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
 
-    masks/ holds label images, points/ CSV files with columns y, x and, if known, radius; annotations.json is COCO's. A fifth of
-    the images, the last by name, is held out: probabilities are fitted on it.
+    masks/ holds label images, points/ CSV files with columns y, x and, if
+    known, radius; annotations.json is COCO's.
+
+    A fifth of the images, the last by name, is held out: probabilities are
+    fitted on it.
 
     Example: fiducial train blobs --data my_nuclei -o runs/mine
     """
@@ -105,8 +108,10 @@ def train_keypoints(
 ) -> None:
     """Train on aligned pairs by two sensors, or on single images that are changed as if by another.
 
-    Stopped and started again, it goes on. Writes OUT/weights.safetensors. A fifth of the images, the last by name, is held out:
-    probabilities are fitted on it.
+    Stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    A fifth of the images, the last by name, is held out: probabilities are
+    fitted on it.
 
     Example: fiducial train keypoints --data my_scenes -o runs/mine
     """
