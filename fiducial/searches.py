@@ -4,17 +4,18 @@ OUT/NAME/ holds the files of one query at its best source, OUT/all.csv a row for
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
+from jaxtyping import Float32
 
 from fiducial import runs
-from fiducial.coords import resize_transform
 from fiducial.drawing import OVERLAY_PX, draw_places
-from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image
-from fiducial.records import Image, InputError, Places, Progress
+from fiducial.images import MAX_BYTES, open_image, read_reduced, to_gray, write_image
+from fiducial.records import Image, InputError, Places, Progress, Window
+from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Input, Outcome, Run
 
 Locate = Callable[[Image, Image, Progress], Places]
@@ -81,21 +82,18 @@ def write_search(record: Places, query: Image, source: Image, folder: Path, max_
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
     resampled = folder / "query_on_source.tif"
     if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
-        write_image(resampled, on_source_grid(record, query), record.pixel_size, record.unit or "µm")
+        write_aligned(_in_gray(query), source, record.query_to_source[0], resampled)
     else:
         resampled.unlink(missing_ok=True)
 
 
-def on_source_grid(record: Places, query: Image) -> np.ndarray:
-    """Return the query's gray values resampled on the source's grid at the best place; NaN elsewhere."""
-    factor = min(1.0, float(record.scale[0]))
-    gray = read_reduced(query, max(1, round(max(query.size) * factor)))
-    reduced_to_query = resize_transform((gray.shape[0], gray.shape[1]), query.size)
-    size = record.source_size
-    out = np.full(size, np.nan, np.float32)
-    matrix = (record.query_to_source[0] @ reduced_to_query)[:2]
-    cv2.warpAffine(gray, matrix, size[::-1], dst=out, borderMode=cv2.BORDER_TRANSPARENT)
-    return out
+def _in_gray(image: Image) -> Image:
+    """Return an image as its gray values, so that NaN can stand for nothing."""
+
+    def read(window: Window) -> Float32[np.ndarray, "h w"]:
+        return to_gray(image.read(window), image.name)
+
+    return replace(image, channels=1, dtype=np.dtype(np.float32), reader=read)
 
 
 def _first_place(record: Places) -> dict[str, object]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,17 @@ import pytest
 from PIL import Image as PillowImage
 from roifile import ROI_TYPE, ImagejRoi, roiread, roiwrite
 
-from fiducial.formats.blobs import FORMATS, blobs_from_coco, blobs_from_json, blobs_from_points, blobs_from_rois
+from fiducial.formats.blobs import (
+    FORMATS,
+    blobs_from_coco,
+    blobs_from_json,
+    blobs_from_points,
+    blobs_from_rois,
+    blobs_to_coco,
+    blobs_to_geojson,
+    blobs_to_json,
+)
+from fiducial.images import write_json
 from fiducial.records import Blobs, InputError, Provenance
 
 WORLD = np.array([[10.0, 0, 505], [0, -10, 895], [0, 0, 1]])
@@ -261,3 +272,15 @@ def test_a_picture_without_blobs_says_so_and_a_narrow_one_is_drawn(tmp_path: Pat
     dataclasses.replace(record(0), size=(1, 20000)).save(tmp_path / "a.png")
     with PillowImage.open(tmp_path / "a.png") as drawn:
         assert drawn.size == (4096, 1)
+
+
+@pytest.mark.parametrize("made", [record(), record(3, 4, world=True), record(1), record(0)])
+@pytest.mark.parametrize(
+    ("name", "whole"), [("a.json", blobs_to_json), ("a.coco.json", blobs_to_coco), ("a.geojson", blobs_to_geojson)]
+)
+def test_lists_written_row_by_row_are_the_bytes_of_the_whole(
+    tmp_path: Path, made: Blobs, name: str, whole: Callable[[Blobs], object]
+) -> None:
+    made.save(tmp_path / name)
+    write_json(tmp_path / "whole", whole(made))
+    assert (tmp_path / name).read_bytes() == (tmp_path / "whole").read_bytes()

@@ -9,6 +9,7 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,17 @@ from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.drawing import draw_blobs
 from fiducial.formats.parts import (
     answer_to_json,
+    feature_collection,
     matrix_from_json,
     matrix_to_json,
-    point_collection,
     point_columns,
+    point_features,
     provenance_from_json,
     provenance_to_json,
     read_record,
     unit_name,
 )
-from fiducial.images import whole_file, write_image, write_json, write_text
+from fiducial.images import whole_file, write_image, write_json_rows, write_text
 from fiducial.records import Blobs, InputError
 
 FORMATS = (".csv", ".json", ".coco.json", ".geojson", ".roi.zip", ".points.csv", ".png")
@@ -66,18 +68,18 @@ def save_blobs(record: Blobs, path: Path) -> None:
     """
     name = path.name.lower()
     if name.endswith(".coco.json"):
-        write_json(path, blobs_to_coco(record))
+        write_json_rows(path, _coco_frame(record), "annotations", _annotations(record))
     elif name.endswith(".json"):
-        write_json(path, blobs_to_json(record))
+        write_json_rows(path, _json_frame(record), "blobs", _rows(record))
     elif name.endswith(".geojson"):
-        write_json(path, blobs_to_geojson(record))
+        write_json_rows(path, feature_collection(record, []), "features", _features(record))
     elif name.endswith(".points.csv"):
         write_text(path, blobs_to_points(record).to_csv(index=False, lineterminator="\n"))
     elif name.endswith(".csv"):
         write_text(path, blobs_to_frame(record).to_csv(index=False, lineterminator="\n"))
     elif name.endswith(".roi.zip"):
         with whole_file(path) as temporary:
-            roiwrite(temporary, blobs_to_rois(record), mode="w")
+            roiwrite(temporary, _ovals(record), mode="w")
     elif name.endswith(".png"):
         write_image(path, np.asarray(draw_blobs(record, None)))
     else:
@@ -108,11 +110,16 @@ def _radius_columns(record: Blobs) -> dict[str, Float64[np.ndarray, " n"]]:
 
 def blobs_to_json(record: Blobs) -> dict[str, Any]:
     """Return a record as JSON values; `blobs_from_json` reads it back. Embeddings are rounded to 6 digits."""
-    rows = zip(record.yx.tolist(), record.radius.tolist(), record.score.tolist(), strict=True)
-    blobs: list[dict[str, Any]] = [{"yx": yx, "radius": radius, "score": score} for yx, radius, score in rows]
-    if record.embedding.shape[1]:
-        for blob, vector in zip(blobs, record.embedding.astype(np.float64).round(6).tolist(), strict=True):
-            blob["embedding"] = vector
+    return _json_frame(record) | {"blobs": list(_rows(record))}
+
+
+def _rows(record: Blobs) -> Iterator[dict[str, Any]]:
+    for yx, radius, score, vector in zip(record.yx, record.radius, record.score, record.embedding, strict=True):
+        row = {"yx": yx.tolist(), "radius": float(radius), "score": float(score)}
+        yield row | ({"embedding": vector.astype(np.float64).round(6).tolist()} if len(vector) else {})
+
+
+def _json_frame(record: Blobs) -> dict[str, Any]:
     return {
         "format": "fiducial.blobs/1",
         "image": record.image,
@@ -126,7 +133,6 @@ def blobs_to_json(record: Blobs) -> dict[str, Any]:
         "count": record.count,
         "count_interval": list(record.count_interval),
         "embedding_length": record.embedding.shape[1],
-        "blobs": blobs,
         "provenance": provenance_to_json(record.provenance),
     }
 
@@ -180,25 +186,30 @@ def _circles(edges: Float64[np.ndarray, "n 4"], score: list[float]) -> Circles:
 
 def blobs_to_coco(record: Blobs) -> dict[str, Any]:
     """Return one image with its answer, an annotation per blob (box, polygon, area of its disk, score), one category."""
+    return _coco_frame(record) | {"annotations": list(_annotations(record))}
+
+
+def _annotations(record: Blobs) -> Iterator[dict[str, Any]]:
     turn = np.arange(_POLYGON_POINTS) * 2 * np.pi / _POLYGON_POINTS
     around_xy = np.column_stack([np.cos(turn), np.sin(turn)])
-    annotations = []
-    for i, (y0, x0, y1, x1) in enumerate(_edges(record).tolist()):
+    for i, edges in enumerate(_edges(record)):
+        y0, x0, y1, x1 = edges.tolist()
         center_xy = (x0 + x1) / 2, (y0 + y1) / 2
-        annotations.append(
-            {
-                "id": i + 1,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": float(np.pi * record.radius[i] ** 2),
-                "segmentation": [(center_xy + record.radius[i] * around_xy).ravel().round(3).tolist()],
-                "iscrowd": 0,
-                "score": float(record.score[i]),
-            }
-        )
+        yield {
+            "id": i + 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": float(np.pi * record.radius[i] ** 2),
+            "segmentation": [(center_xy + record.radius[i] * around_xy).ravel().round(3).tolist()],
+            "iscrowd": 0,
+            "score": float(record.score[i]),
+        }
+
+
+def _coco_frame(record: Blobs) -> dict[str, Any]:
     image = {"id": 1, "file_name": record.image, "height": record.size[0], "width": record.size[1]} | answer_to_json(record)
-    return {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "blob"}]}
+    return {"images": [image], "categories": [{"id": 1, "name": "blob"}]}
 
 
 def blobs_from_coco(path: Path) -> Circles:
@@ -225,36 +236,41 @@ def blobs_to_geojson(record: Blobs) -> dict[str, Any]:
     Map coordinates are those of the image's reference system, which is named as GeoJSON of 2008 did, by its WKT; readers that
     know later GeoJSON alone expect longitude and latitude.
     """
+    return feature_collection(record, list(_features(record)))
+
+
+def _features(record: Blobs) -> Iterator[dict[str, Any]]:
     radii = {"radius_px": record.radius} | _radius_columns(record)
-    properties = [
+    properties = (
         {"image": record.image, "probability": float(record.score[i])} | {name: float(own[i]) for name, own in radii.items()}
         for i in range(len(record))
-    ]
-    return point_collection(record, record.yx, properties)
+    )
+    return point_features(record, record.yx, properties)
 
 
 def blobs_to_rois(record: Blobs) -> list[ImagejRoi]:
     """Return an oval for ImageJ per blob, to parts of a pixel, with the probability among its properties."""
-    rois = []
-    for i, (y0, x0, y1, x1) in enumerate(_edges(record).tolist()):
-        rois.append(
-            ImagejRoi(
-                roitype=ROI_TYPE.OVAL,
-                version=_ROI_VERSION,
-                options=ROI_OPTIONS.SUB_PIXEL_RESOLUTION,
-                name=f"{i + 1:05d}",
-                props=f"probability: {record.score[i].item()}\n",
-                top=int(np.floor(y0)),
-                left=int(np.floor(x0)),
-                bottom=int(np.ceil(y1)),
-                right=int(np.ceil(x1)),
-                yd=y0,
-                xd=x0,
-                heightd=y1 - y0,
-                widthd=x1 - x0,
-            )
+    return list(_ovals(record))
+
+
+def _ovals(record: Blobs) -> Iterator[ImagejRoi]:
+    for i, edges in enumerate(_edges(record)):
+        y0, x0, y1, x1 = edges.tolist()
+        yield ImagejRoi(
+            roitype=ROI_TYPE.OVAL,
+            version=_ROI_VERSION,
+            options=ROI_OPTIONS.SUB_PIXEL_RESOLUTION,
+            name=f"{i + 1:05d}",
+            props=f"probability: {record.score[i].item()}\n",
+            top=int(np.floor(y0)),
+            left=int(np.floor(x0)),
+            bottom=int(np.ceil(y1)),
+            right=int(np.ceil(x1)),
+            yd=y0,
+            xd=x0,
+            heightd=y1 - y0,
+            widthd=x1 - x0,
         )
-    return rois
 
 
 def blobs_from_rois(path: Path) -> Circles:

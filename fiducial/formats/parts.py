@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,11 +68,15 @@ def table_with_answer(record: Defects | Places | Registration, frame: pd.DataFra
 
 def point_collection(record: Mapped, yx: Float64[np.ndarray, "n 2"], properties: list[dict[str, Any]]) -> dict[str, Any]:
     """Return points as GeoJSON, as `map_xy` places them, each with its properties."""
-    features = [
-        {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy}}
-        for stated, xy in zip(properties, map_xy(record, yx).tolist(), strict=True)
-    ]
-    return feature_collection(record, features)
+    return feature_collection(record, list(point_features(record, yx, properties)))
+
+
+def point_features(
+    record: Mapped, yx: Float64[np.ndarray, "n 2"], properties: Iterable[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the points of `point_collection`, one at a time."""
+    for stated, xy in zip(properties, map_xy(record, yx), strict=True):
+        yield {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy.tolist()}}
 
 
 def provenance_to_json(provenance: Provenance) -> dict[str, Any]:

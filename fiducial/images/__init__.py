@@ -8,7 +8,7 @@ from fiducial.images.limits import MAX_BYTES, MAX_CHANNELS
 from fiducial.images.omezarr import is_omezarr
 from fiducial.images.opening import as_image, from_array, open_image
 from fiducial.images.tones import as_float32, intensity_range, read_reduced, sample_gray, to_gray
-from fiducial.images.writing import whole_file, write_image, write_json, write_text
+from fiducial.images.writing import whole_file, write_image, write_json, write_json_rows, write_text
 from fiducial.images.zarr_writing import write_omezarr
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "whole_file",
     "write_image",
     "write_json",
+    "write_json_rows",
     "write_omezarr",
     "write_text",
 ]

@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -62,4 +63,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON with sorted keys and stable numbers: equal values give equal bytes."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(value) + "\n")
+
+
+def write_json_rows(path: Path, value: dict[str, Any], name: str, rows: Iterable[object]) -> None:
+    """Write what `write_json` does of `value` and a list `name` in it; the list's items are made and written one at a time."""
+    before, after = _as_json(value | {name: []}).split(f'\n "{name}": []')
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{before}\n "{name}": [')
+        count = 0
+        for count, row in enumerate(rows, start=1):
+            file.write(("," if count > 1 else "") + ("\n" + _as_json(row)).replace("\n", "\n  "))
+        file.write(("\n ]" if count else "]") + after + "\n")
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
