@@ -1,11 +1,13 @@
 """Inspect one pair or many into a folder: which samples with which templates, and the files and the row of each."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.errors import ParserWarning
 
 from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_defects
@@ -58,8 +60,10 @@ def pairs_from_csv(path: Path) -> list[Files]:
         InputError: not such a file, or no rows.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # a row longer than the first, as by a comma in a name
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError, ParserWarning) as error:
         raise InputError(f"cannot read {path} as CSV: {error}") from error
     if not {"sample", "template"} <= set(table.columns) or table.empty:
         raise InputError(f"{path} must have columns sample and template and at least one row, got {list(table.columns)}")

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from fiducial.blobs.network import CADSN
 from fiducial.blobs.network import Config as BlobsConfig
@@ -27,6 +26,8 @@ from fiducial.landmarks.network import KeypointNet
 from fiducial.places.network import FTFY, TripletNet
 from fiducial.places.network import Config as PlacesConfig
 from fiducial.records import InputError
+
+_LARGEST = 10_000  # number in a configuration; more layers or channels would take hours to build
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -120,8 +121,7 @@ def load(family: str, source: str | Path | None = None) -> Weights:
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a damaged header: {error!r}") from error
     config_type, network_type, calibration_type = FAMILIES[family]
-    network = network_type(config_type(**_strict(config_type, config, path)))
-    _fill(network, tensors, path)
+    network = _network(network_type, config_type, _strict(config_type, config, path), tensors, path)
     calibration = None if stated is None else _calibration(calibration_type, stated, path)
     return Weights(path.stem, digest, family, network.eval(), calibration, card)
 
@@ -156,9 +156,39 @@ def _strict(kind: type[Any], stated: Mapping[str, Any], path: Path) -> dict[str,
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    own = network.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or sorted(name for name in own if own[name].shape != tensors[name].shape)
-    if wrong:
-        raise InputError(f"{path}: tensors do not fit the configuration, first {wrong[:3]}")
-    network.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})
+def _network(
+    network_type: type[Any],
+    config_type: type[Any],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+) -> Network:
+    """Return the network of a configuration with these tensors; its size is compared with theirs before it takes memory."""
+    if any(abs(number) > _LARGEST for number in _numbers(tuple(config.values()))):
+        raise InputError(f"{path}: numbers of a configuration must lie within ±{_LARGEST}, got {str(dict(config))[:200]}")
+    try:
+        made = config_type(**config)
+        with torch.device("meta"):
+            own = network_type(made).state_dict()
+        wrong = sorted(set(own) ^ set(tensors)) or sorted(name for name in own if own[name].shape != tensors[name].shape)
+        if wrong:
+            raise InputError(f"{path}: tensors do not fit the configuration, first {wrong[:3]}")
+        network: Network = network_type(made)
+        network.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})
+    except InputError:
+        raise
+    except Exception as error:  # whatever a configuration that means nothing breaks
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: its configuration makes no network ({reason}): train it again") from error
+    return network
+
+
+def _numbers(values: tuple[Any, ...]) -> list[float]:
+    """Return the numbers among values, and among those of tuples and lists in them."""
+    found: list[float] = []
+    for value in values:
+        if isinstance(value, int | float):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _numbers(tuple(value))
+    return found

@@ -5,6 +5,7 @@ Points: ground control points for QGIS's georeferencer, which counts pixels from
 are negative. Text: what is known of the error. PNG: the tie points, over black.
 """
 
+import warnings
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from pandas.errors import ParserWarning
 
 from fiducial.coords import Matrix, apply_transform, corner_xy_to_yx, facing, image_center_yx, yx_to_corner_xy
 from fiducial.drawing import draw_registration
@@ -225,7 +227,9 @@ def tie_points_from_qgis(path: Path) -> tuple[Float64[np.ndarray, "n 2"], Float6
     """
     try:
         text = path.read_text(encoding="utf-8")
-        table = pd.read_csv(StringIO(text.partition("\n")[2] if text.startswith(_QGIS_CRS) else text), index_col=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParserWarning)  # rows that go on: only their first four numbers are asked for
+            table = pd.read_csv(StringIO(text.partition("\n")[2] if text.startswith(_QGIS_CRS) else text), index_col=False)
         map_and_source = table.iloc[:, :4].to_numpy(np.float64)
         if map_and_source.shape[1] != 4 or not np.isfinite(map_and_source).all():
             raise ValueError(f"expected four numbers in each row, its columns are {list(table.columns)}")
