@@ -206,8 +206,10 @@ def _verb_of(summary: pd.DataFrame) -> str:
     return next((verb for verb, kind in KINDS.items() if kind.measure in summary.columns and "why" in summary.columns), "")
 
 
-def _given(entry: dict[str, Any]) -> Input:
+def _given(entry: object) -> Input:
     """Return an input as run.json states it; of the sources of a query, none yet."""
+    if not isinstance(entry, dict):
+        raise TypeError(f"an input must be an object, got {type(entry).__name__}")
     files = [(str(role), value) for role, value in dict(entry["files"]).items()]
     paths = tuple((role, Path(value)) for role, value in files if isinstance(value, str))
     return Input(

@@ -339,6 +339,6 @@ def _opaque(picture: PillowImage.Image) -> PillowImage.Image:
 def _smaller(pixels: PillowImage.Image) -> tuple[str, bytes]:
     """Encode as PNG and as JPEG in full color resolution; drawings come out smaller as the one, photographs as the other."""
     png, jpeg = io.BytesIO(), io.BytesIO()
-    pixels.save(png, format="PNG", optimize=True)
+    pixels.save(png, format="PNG")  # optimize=True: 8 times as slow, 4 % smaller
     pixels.save(jpeg, format="JPEG", quality=85, subsampling=0, optimize=True)
     return min(("png", png.getvalue()), ("jpeg", jpeg.getvalue()), key=lambda pair: len(pair[1]))

@@ -145,8 +145,8 @@ def test_the_table_shows_its_first_rows_and_says_how_many_there_are(written: Pat
     rows = pd.read_csv(written / "runs" / "detect" / "plain" / "blobs.csv")
     assert len(rows) > 6
     assert f"blobs.csv, the first 6 of {len(rows)} rows" in page.text
-    assert f"{rows['y_px'][5]:.2f}" in page.text
-    assert f"{rows['y_px'][6]:.2f}" not in page.text
+    assert f"{rows['y_px'][5]:.3f}" in page.text
+    assert f"{rows['y_px'][6]:.3f}" not in page.text
 
 
 @pytest.mark.parametrize("verb", ANSWERS)
