@@ -140,7 +140,9 @@ def test_training_from_the_shipped_weights_starts_from_them(boards: Path) -> Non
     for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
         (boards / "pairs" / folder).mkdir(parents=True)
         cv2.imwrite(str(boards / "pairs" / folder / "a_1.png"), image)
-    assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run", "--steps", 2)[0] == 0
+    status, text, _ = run("train", "defects", "--data", boards / "pairs", "-o", boards / "run", "--steps", 2)
+    assert status == 0
+    assert "--hold-out" in text
     assert (boards / "run" / "weights.safetensors").is_file()
     assert run("train", "defects", "--data", boards / "pairs", "-o", boards / "run2", "--classes", "x")[0] == 2
 

@@ -39,9 +39,11 @@ def train_defects(
     steps: Annotated[int, typer.Option(help="Training steps of 8 crops.")] = 1000,
     start: Annotated[Path | None, typer.Option(help="Weights to start from; the shipped ones by default.")] = None,
     scratch: Annotated[bool, typer.Option(help="Start from nothing.")] = False,
-    hold_out: Annotated[str, typer.Option(help="Groups to leave out, with commas: evaluate on them.")] = "",
+    hold_out: Annotated[str, typer.Option(help="Groups to leave out, with commas: probabilities are fitted on them.")] = "",
 ) -> None:
     """Train on pairs of your own; stopped and started again, it goes on. Writes OUT/weights.safetensors.
+
+    Without --hold-out its scores are no probabilities, and inspect refuses the weights; they can be evaluated and trained on.
 
     Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
     """
@@ -49,7 +51,7 @@ def train_defects(
         from fiducial.train.defects import train_defects_on  # noqa: PLC0415
 
         train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
-    typer.echo(f"{out / 'weights.safetensors'}")
+    typer.echo(f"{out / 'weights.safetensors'}" + ("" if hold_out else ": not calibrated, which inspect needs (--hold-out)"))
 
 
 def train_places(

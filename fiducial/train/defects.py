@@ -64,7 +64,7 @@ def train_defects_on(
 ) -> BGNet:
     """Train on a folder of pairs as the command line asks: the slim size, from given, the shipped or no weights.
 
-    Probabilities are fitted on the groups held out; without any, the weights stay uncalibrated.
+    Probabilities are fitted on the groups held out; without any, the weights stay uncalibrated, and `inspect` refuses them.
 
     Raises:
         InputError: no pairs in the folder, or as `train_defects`.
