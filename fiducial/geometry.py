@@ -53,11 +53,13 @@ def local_contrast(image: Gray, range_px: float) -> Gray:
 
     Where there is next to no contrast, a fifth of the whole image's deviation stands in for the local one.
     """
-    mean = cv2.GaussianBlur(image, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
-    apart = image - mean
-    variance = cv2.GaussianBlur(apart * apart, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
-    floor = 0.04 * float(variance.mean()) + 1e-8
-    return np.clip(apart / np.sqrt(variance + floor), -4, 4)
+    out = cv2.GaussianBlur(image, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
+    np.subtract(image, out, out=out)  # in place from here on: of a large source few copies fit into memory
+    deviation = cv2.GaussianBlur(out * out, (0, 0), range_px, borderType=cv2.BORDER_REFLECT_101)
+    deviation += 0.04 * float(deviation.mean()) + 1e-8
+    np.sqrt(deviation, out=deviation)
+    np.divide(out, deviation, out=out)
+    return np.clip(out, -4, 4, out=out)
 
 
 def tone_curve(values: Float32[np.ndarray, " n"]) -> ToneCurve:

@@ -69,9 +69,17 @@ class Match:
 def look(image: Gray) -> Look:
     """Return local contrast and the local contrast of the gradient's magnitude."""
     contrast = local_contrast(image, CONTRAST_PX)
+    return Look(contrast, local_contrast(_edges(contrast), CONTRAST_PX))
+
+
+def _edges(contrast: Gray) -> Gray:
     smooth = cv2.GaussianBlur(contrast, (0, 0), 1.0)
-    dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    return Look(contrast, local_contrast(np.sqrt(dx * dx + dy * dy), CONTRAST_PX))
+    out = cv2.Sobel(smooth, cv2.CV_32F, 1, 0)
+    np.multiply(out, out, out=out)
+    dy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    np.multiply(dy, dy, out=dy)
+    np.add(out, dy, out=out)
+    return np.sqrt(out, out=out)
 
 
 def read_with_side(image: Image, side: float) -> Gray:
@@ -86,7 +94,9 @@ def read_with_side(image: Image, side: float) -> Gray:
     low, high = intensity_range(image)
     middle, half = (low + high) / 2, (high - low) / 2
     gray = read_reduced(image, round(max(image.size) * min(1.0, side / min(image.size))), undefined=middle)
-    return with_side(np.clip((gray - np.float32(middle)) / np.float32(half), -4, 4), image.size, side)
+    gray -= np.float32(middle)
+    gray /= np.float32(half)
+    return with_side(np.clip(gray, -4, 4, out=gray), image.size, side)
 
 
 def with_side(image: Gray, full_size: tuple[int, int], side: float) -> Gray:
