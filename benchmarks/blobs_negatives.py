@@ -5,8 +5,9 @@
 Drawn: a constant with noise; a slope of light with noise; clouds (a smooth random field) with noise; stripes with noise; 256 ×
 384 px, 8 bits. Real: windows of 96 × 128 px of the images that recipes/blobs_data.py sets aside to measure on, from which every
 annotated blob stays away by its radius and 8 px more; textures without blobs that scikit-image brings (`brick`, `grass`), in
-windows of 256 × 256 px. Every finding of a probability of at least 0.5 counts as false; where annotators left a blob out, it
-does so wrongly. `false_per_megapixel` has a bootstrap interval over images, `images_with_any` Wilson's.
+windows of 256 × 256 px. Each window is an image of its own, whose tones are spread by themselves. Every finding of a
+probability of at least 0.5 counts as false; where annotators left a blob out, it does so wrongly. `false_per_megapixel` has a
+bootstrap interval over images, `images_with_any` Wilson's.
 """
 
 import sys

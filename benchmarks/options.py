@@ -5,9 +5,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
-import torch
-from result_files import FOLDER
+from result_files import FOLDER, commit
 
 MISSING = 66  # exit status of a script whose data are not there (EX_NOINPUT of sysexits.h)
 
@@ -41,6 +39,10 @@ def read_options(parser: ArgumentParser, quick: Mapping[str, object], needs: tup
     if missing:
         print(f"needs {', '.join(missing)} in the folder that --data names, got --data {args.data}", file=sys.stderr)
         raise SystemExit(MISSING)
+    import cv2  # noqa: PLC0415 (heavy, and of no use to who is told that data are missing)
+    import torch  # noqa: PLC0415
+
+    commit()  # now: the clone may change while this runs
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     return args

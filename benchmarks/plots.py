@@ -44,11 +44,14 @@ def draw_reliability(tables: Tables) -> Figure:
     """Draw, for each set, the share of true answers over the probability stated, and how many answers there are."""
     (table,) = tables
     sets = list(table.groupby("set", sort=False))
-    figure = Figure(figsize=(0.9 + 2.2 * len(sets), 3.5), layout="constrained")
+    figure = Figure(figsize=(0.9 + 2.2 * len(sets), 3.7), layout="constrained")
     axes = figure.subplots(2, len(sets), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for i, (name, own) in enumerate(sets):
         _reliability_of(axes[0, i], axes[1, i], own)
-        axes[0, i].set_title(f"{name}\n{own['answers'].sum():,} answers, error {stated_error(own):.3f}", fontsize=9)
+        all_of, likely = (
+            f"{part['answers'].sum():,}, off by {stated_error(part):.3f}" for part in (own, own[own["low"] >= 0.5])
+        )
+        axes[0, i].set_title(f"{name}\nall: {all_of}\nfrom 0.5 on: {likely}", fontsize=9)
     axes[0, 0].set_ylabel("share of true answers")
     axes[1, 0].set_ylabel("answers")
     figure.supxlabel("probability stated", fontsize=9)

@@ -31,5 +31,7 @@ def reliability_table(sets: Mapping[str, Answers]) -> pd.DataFrame:
 
 
 def stated_error(table: pd.DataFrame) -> float:
-    """Return the calibration error of the bins of one set."""
+    """Return the calibration error of some bins of one set; NaN of none."""
+    if table.empty:
+        return float("nan")
     return float((table["answers"] * (table["stated"] - table["observed"]).abs()).sum() / table["answers"].sum())

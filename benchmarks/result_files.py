@@ -4,11 +4,11 @@ import platform
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Int64
 from scipy.stats import binomtest
 
@@ -20,15 +20,23 @@ MADE = ["commit", "machine", "date"]  # columns that say where and when
 
 def write_result(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> None:
     """Write results/NAME.csv, or NAME.csv in another folder, every row with commit, machine and date, and print it."""
-    changed = _git("status", "--porcelain", "fiducial")
+    import torch  # noqa: PLC0415 (heavy, and of no use to who only reads)
+
     table = table.assign(
-        commit=_git("rev-parse", "--short", "HEAD") + ("+changes" if changed else ""),
+        commit=commit(),
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         date=datetime.now(UTC).date().isoformat(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     table.round(4).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     print(table.round(4).T.to_string())
+
+
+@cache
+def commit() -> str:
+    """Return the commit of this clone as it was when first asked, which scripts do at their start; `+changes` if it differs."""
+    changed = _git("status", "--porcelain", "fiducial")
+    return _git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
 
 def _git(*words: str) -> str:
