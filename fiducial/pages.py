@@ -129,7 +129,7 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
   body { padding: 0; max-width: none; font-size: 1rem; }
   h2 { margin-top: 2rem; } h3 { margin-top: 1.5rem; }
   h2, h3, h2 + p, h3 + p, .label, caption { break-after: avoid; }
-  figure, pre, tr, dl { break-inside: avoid; }
+  figure, pre, .scroll, tr, dl { break-inside: avoid; }
   thead { display: table-header-group; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(75mm, 1fr)); }
   figure img, .figures img, .figures > .wide img { max-height: 85mm; }
