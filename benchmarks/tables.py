@@ -3,7 +3,8 @@
     python benchmarks/tables.py            # rewrite
     python benchmarks/tables.py --check    # exit 1 if a table differs from its file
 
-A column that has an interval (NAME_low and NAME_high in the file) shows it in brackets.
+A column that has an interval (NAME_low and NAME_high in the file) shows it in brackets. A plot's place, `plot NAME: words`, is
+filled once there is a file to draw it from; benchmarks/plots.py draws it.
 """
 
 import argparse
@@ -218,7 +219,13 @@ def rendered(text: str) -> str:
         table = read(name)
         return f"<!-- table {name} -->\n{markdown(for_people(name, table).map(words))}{made(table)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    def picture(match: re.Match[str]) -> str:
+        name, what = match.groups()
+        shown = f"![{what}](../images/{name}.png)\n" if (FOLDER / f"{name}.csv").is_file() else ""
+        return f"<!-- plot {name}: {what} -->\n{shown}<!-- end -->"
+
+    text = re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- plot (\w+): (.*?) -->.*?<!-- end -->", picture, text, flags=re.DOTALL)
 
 
 def rewrite(*, check: bool = False) -> list[str]:

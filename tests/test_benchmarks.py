@@ -120,6 +120,16 @@ def test_an_interval_is_shown_where_the_file_has_it_and_nothing_changes_where_no
     assert shown["f1"].tolist() == ["0.500 (0.41–0.59)", "0.250"]
 
 
+def test_a_plot_stands_where_there_is_a_file_to_draw_it_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    empty = "Words.\n\n<!-- plot reliability_x: what it shows -->\n<!-- end -->\n"
+    assert tables.rendered(empty) == empty
+    (tmp_path / "reliability_x.csv").touch()
+    filled = tables.rendered(empty)
+    assert "\n![what it shows](../images/reliability_x.png)\n<!-- end -->" in filled
+    assert tables.rendered(filled) == filled
+
+
 @pytest.mark.parametrize("name", ["blobs_real", "blobs_crowds", "places_sem", "keypoints_registration", "defects_deeppcb"])
 def test_every_renderer_takes_a_file_with_intervals(name: str) -> None:
     table = tables.read(name)
@@ -135,7 +145,7 @@ def test_every_renderer_takes_a_file_with_intervals(name: str) -> None:
 
 def test_plots_of_the_docs_are_drawn_from_their_files() -> None:
     assert plots.stale() == []
-    shown = re.findall(r"reliability_\w+", "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md")))
+    shown = re.findall(r"images/(reliability_\w+)\.png", "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md")))
     for name in set(shown):
         assert (ROOT / "docs" / "images" / f"{name}.png").is_file(), name
 
