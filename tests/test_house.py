@@ -18,7 +18,7 @@ LEVELS = (
     {"images", "device"},
     {"drawing", "estimation", "geometry", "metrics", "augment", "pages"},
     {"crowds", "georeference", "ties"},
-    {"formats", "matching", "synth", "tiles", "datasets", "confidence", "scaled", "resampling"},
+    {"formats", "matching", "synth", "tiles", "steps", "datasets", "confidence", "scaled", "resampling"},
     {"scenes", "voting"},
     set(FAMILIES),
     {"weights"},

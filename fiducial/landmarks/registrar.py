@@ -32,8 +32,10 @@ from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
 from fiducial.layers import fold_norms
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
+from fiducial.steps import Steps
 from fiducial.ties import (
     REACH_PX,
+    TILES,
     Answer,
     Ties,
     error_estimate,
@@ -57,6 +59,7 @@ POINTS = 700  # matched in a frame
 SPACING_PX = 3  # between keypoints
 CERTAIN = 0.97  # probability at which nothing else is searched
 TILE_PX, MARGIN_PX = 512, 64
+_ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales, votes, matches
 
 Yx = Float64[np.ndarray, "n 2"]
 
@@ -200,9 +203,13 @@ class ImageRegistrar:
         Raises:
             InputError: an image is too small, without finite values, or not gray or color.
         """
+        finer = max(0, int(np.ceil(np.log2(max(fixed.size) / WORK_PX))))
+        steps = Steps(progress, 2 * _ROUND_STEPS + finer * TILES**2)
         scenes = _open(moving), _open(fixed)
-        answer = self.find(*scenes, search, progress)
-        found = None if answer is None else self.finish(*scenes, answer, search.model)
+        answer = self.find(*scenes, search, steps)
+        steps.reach(2 * _ROUND_STEPS)
+        found = None if answer is None else self.finish(*scenes, answer, search.model, steps)
+        steps.reach(steps.total)
         score = 0.0 if found is None else self.probability(found.evidence)
         reason = ""
         if found is None:
@@ -243,10 +250,10 @@ class ImageRegistrar:
             return float(evidence[1])
         return float(evidence_to_probability(self.calibration, evidence[None])[0])
 
-    def find(self, moving: Scene, fixed: Scene, search: Search, progress: Progress | None = None) -> Answer | None:
+    def find(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Answer | None:
         """Return the most probable answer, the first that is all but certain."""
         best, probable = None, -1.0
-        for answer in self.answers(moving, fixed, search, progress):
+        for answer in self.answers(moving, fixed, search, steps):
             own = self.probability(answer.evidence)
             if own > probable:
                 best, probable = answer, own
@@ -254,23 +261,27 @@ class ImageRegistrar:
                 break
         return best
 
-    def answers(self, moving: Scene, fixed: Scene, search: Search, progress: Progress | None = None) -> Iterator[Answer]:
+    def answers(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
         """Yield answers from a search of the images as they lie, then from one at all angles."""
+        steps = Steps(None, 1) if steps is None else steps
         rounds = [[0.0], [a for a in np.arange(-180.0, 180.0, TURN_DEG).tolist() if a and abs(a) <= search.turn_deg]]
         for done, angles in enumerate(rounds, start=1):
-            for guess in self._guesses(moving, fixed, search, angles) if angles else []:
+            for guess in self._guesses(moving, fixed, search, angles, steps) if angles else []:
                 answer = self._answer(moving, fixed, guess.matrix, search)
+                steps.add()
                 if answer is not None:
                     yield answer
-            if progress is not None:
-                progress(done, len(rounds))
+            steps.reach(done * _ROUND_STEPS)
 
-    def _guesses(self, moving: Scene, fixed: Scene, search: Search, angles: list[float]) -> list[Guess]:
+    def _guesses(self, moving: Scene, fixed: Scene, search: Search, angles: list[float], steps: Steps) -> list[Guess]:
         """Vote for a shift at each angle and scale, match around the best, and return the best of these."""
         low, high = search.scales
         count = max(1, int(np.ceil(np.log(high / low) / np.log(STEP) - 1e-9)))
         scales = np.geomspace(low, high, 2 * count + 1)[1::2].tolist()  # the middles of equal steps
-        votes = [guess for scale in scales for guess in self._vote(moving, fixed, search.start, scale, angles)]
+        votes: list[Guess] = []
+        for scale in scales:
+            votes += self._vote(moving, fixed, search.start, scale, angles)
+            steps.add()
         if search.known and 0.0 in angles:
             votes.append(Guess(search.start, np.inf))
         model: Model = "shift" if search.model == "shift" else "similarity"
@@ -281,6 +292,7 @@ class ImageRegistrar:
             found = fit_ties(model, forward, 2 * REACH_PX / to_frame[0, 0])
             if found is not None and is_plausible(found[0], moving.image.size, fixed.image.size):
                 matched.append(Guess(found[0], float(found[1].sum())))
+            steps.add()
         return sorted(matched, key=lambda guess: -guess.strength)[:FINALISTS]
 
     def _vote(self, moving: Scene, fixed: Scene, start: Matrix, scale: float, angles: list[float]) -> list[Guess]:
@@ -346,17 +358,18 @@ class ImageRegistrar:
         ahead, back = self.match(moving, fixed, found[0], to_frame, size, NARROW, by_peaks=True)
         return judge(search.model, ahead, back, float(to_frame[0, 0]), (moving.image.size, fixed.image.size))
 
-    def finish(self, moving: Scene, fixed: Scene, answer: Answer, model: Model) -> Answer:
+    def finish(self, moving: Scene, fixed: Scene, answer: Answer, model: Model, steps: Steps | None = None) -> Answer:
         """Refine the transform of large images at finer scales, on tiles spread over what they have in common."""
         scale = float(_frame(moving, fixed, answer.matrix, WORK_PX)[0][0, 0])
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
         best = answer
         while scale < finest * 0.99:
-            scale = min(2 * scale, finest)
-            parts = [
-                self.match(moving, fixed, best.matrix, shift(-y, -x) @ scale_transform(scale), size, NARROW, by_peaks=False)[0]
-                for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2)
-            ]
+            scale, parts = min(2 * scale, finest), []
+            for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2):
+                to_frame = shift(-y, -x) @ scale_transform(scale)
+                parts.append(self.match(moving, fixed, best.matrix, to_frame, size, NARROW, by_peaks=False)[0])
+                if steps is not None:
+                    steps.add()
             ties = join(parts)
             found = fit_ties(model, ties, REACH_PX / scale)
             if found is None or not is_plausible(found[0], moving.image.size, fixed.image.size):

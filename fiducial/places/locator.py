@@ -38,7 +38,8 @@ from fiducial.matching import (
 from fiducial.metrics import quad_iou
 from fiducial.places.network import FTFY, Output
 from fiducial.records import Image, InputError, Places, Progress, Provenance
-from fiducial.tiles import tiles
+from fiducial.steps import Steps
+from fiducial.tiles import Tile, tiles
 
 SMALLEST_QUERY_PX = 32
 SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little is left to compare
@@ -146,19 +147,18 @@ class PlaceLocator:
         rungs = build_ladder(source, sides)
         filters = self.filters(view)
         parts: list[Proposals] = []
+        steps = Steps(progress, sum(len(list(_tiles_of(rung))) for rung in rungs) + 2)
+        steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
                 matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
                 if self.probability(evidence).max(initial=0.0) > CERTAIN:
                     sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                     break
-            parts.append(self.propose(rung, filters))
-            if progress is not None:
-                progress(done, len(rungs) + 1)
+            parts.append(self.propose(rung, filters, steps))
         else:
             matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
-        if progress is not None:
-            progress(len(rungs) + 1, len(rungs) + 1)
+        steps.reach(steps.total)
         to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
         return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
 
@@ -174,11 +174,10 @@ class PlaceLocator:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.network.encode_query(views.to(self.device).contiguous(memory_format=torch.channels_last))
 
-    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"]) -> Proposals:
-        """Return the boxes of a rung, in pixels of the source."""
-        image, size = rung.look.contrast, (rung.look.contrast.shape[0], rung.look.contrast.shape[1])
-        found = []
-        for tile in tiles(size, TILE_PX, MARGIN_PX):
+    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"], steps: Steps) -> Proposals:
+        """Return the boxes of a rung, in pixels of the source; each of its tiles is a step."""
+        image, found = rung.look.contrast, []
+        for tile in _tiles_of(rung):
             y0, x0, y1, x1 = tile.window
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 padded = torch.from_numpy(_pad(image[y0:y1, x0:x1], self.network.config.stride))[None, None]
@@ -189,9 +188,14 @@ class PlaceLocator:
             top, left, bottom, right = tile.core
             inside = np.flatnonzero(((center > (top - 1, left - 1)) & (center < (bottom, right))).all(axis=1))
             found.append(_pick(replace(local, center_yx=center), inside))
+            steps.add()
         whole = _join(found)
         back = np.linalg.inv(rung.from_source)
         return replace(whole, center_yx=apply_transform(back, whole.center_yx), side=whole.side / rung.factor)
+
+
+def _tiles_of(rung: Rung) -> Iterator[Tile]:
+    return tiles((rung.look.contrast.shape[0], rung.look.contrast.shape[1]), TILE_PX, MARGIN_PX)
 
 
 def _promising(parts: list[Proposals]) -> bool:
