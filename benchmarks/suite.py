@@ -61,7 +61,7 @@ SCRIPTS = (
     Script("keypoints_reference"),
     Script("keypoints_repeatability"),
     Script("keypoints_registration"),
-    Script("giants", shared=("out",), quick=("--side", "1500", "--formats", "tif")),
+    Script("giants", shared=("out",), quick=("--side", "2000", "--formats", "tif")),
     Script("giants_tiles", file="giants", shared=("data", "out"), words=("--tiles",), quick=None),
     Script("speed", shared=("out",), quick=None),
     Script("defects_ablation"),
