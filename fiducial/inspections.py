@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.errors import ParserWarning
 
 from fiducial import runs
+from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_defects
 from fiducial.images import MAX_BYTES, is_omezarr, open_image, read_reduced, write_image
 from fiducial.records import Defects, Image, InputError
@@ -45,7 +46,7 @@ def pairs_from_folder(samples: Path, template: Path) -> list[tuple[Path, Path]]:
         InputError: no images, or a sample without a template.
     """
     found = []
-    for path in runs.images_in(samples):
+    for path in runs.choose_images([samples]) if samples.is_dir() else list_images(samples):
         own = template / path.name if template.is_dir() and not is_omezarr(template) else template
         if not own.exists():
             raise InputError(f"expected a template {own}, found none")

@@ -213,8 +213,7 @@ def _made_with(run: Run) -> dict[str, Any]:
 def _holds(outcome: Outcome, job: Input, run: Run, stamps: Mapping[str, Sequence[int]]) -> bool:
     folder = run.out / job.name
     return (
-        outcome.answer != "error"
-        and not outcome.failed
+        not outcome.failed
         and outcome.files == _named(job)
         and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(readable, _paths(job)))
         and all((folder / name).exists() for name in outcome.wrote)
@@ -381,26 +380,21 @@ def choose_images(images: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: a pattern or a folder holds no image, or a folder cannot be read.
     """
-    found: list[Path] = []
-    for path in images:
-        if path.is_dir() and not is_omezarr(path):
-            found += images_in(path)
-        elif not path.exists() and glob.has_magic(str(path)):
-            matching = [match for match in _matching(path) if match.is_file() or is_omezarr(match)]
-            if not matching:
-                raise InputError(f"no file matches {path}")
-            found += matching
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found for path in images for found in _images_of(path)))
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the images of a folder, sorted by name; raises InputError where there is none, or the folder cannot be read."""
+def _images_of(path: Path) -> list[Path]:
     try:
-        return list_images(folder)
+        if path.is_dir() and not is_omezarr(path):
+            return list_images(path)
+        if path.exists() or not glob.has_magic(str(path)):
+            return [path]
+        matching = [match for match in _matching(path) if match.is_file() or is_omezarr(match)]
     except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not matching:
+        raise InputError(f"no file matches {path}")
+    return matching
 
 
 def _matching(pattern: Path) -> list[Path]:

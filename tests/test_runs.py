@@ -247,13 +247,18 @@ def test_links_that_lead_back_do_not_prolong_a_pattern(folder: Path) -> None:
     assert {path.name for path in runs.choose_images([Path("in/deep/**")])} == expected - {"one.png"} | {"no.txt"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_one_line_and_status_two(folder: Path) -> None:
-    (folder / "in").chmod(0)
-    status, _, line = fiducial_says(*DETECT)
-    (folder / "in").chmod(0o755)
-    assert (status, line.count("\n")) == (2, 1)
-    assert "cannot read in" in line
+def test_a_folder_that_may_not_be_read_is_named() -> None:
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        (Path(name) / "closed").mkdir(mode=0)
+        if me == 0:
+            os.seteuid(65534)  # root may read every folder, nobody may not
+        try:
+            with pytest.raises(InputError, match=r"cannot read .*closed: Permission denied"):
+                runs.choose_images([Path(name) / "closed"])
+        finally:
+            os.seteuid(me)
 
 
 def make_out(kind: str, out: Path) -> None:
@@ -391,7 +396,8 @@ def stopped_run(words: Sequence[str], after: int, how: int) -> tuple[int, str]:
     """Run a command with a terminal for its errors, and signal it once so many inputs are done."""
     main, side = os.openpty()
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fiducial.cli as c; c.main()"
-    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=side, stdout=subprocess.DEVNULL) as process:
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # as these tests run: sums over threads may differ in their last digit
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=side, stdout=subprocess.DEVNULL, env=alone) as process:
         os.close(side)
         os.set_blocking(main, False)
         said, deadline, sent = b"", time.monotonic() + 300, False
@@ -411,23 +417,24 @@ def stopped_run(words: Sequence[str], after: int, how: int) -> tuple[int, str]:
 
 
 def test_an_interrupted_run_says_how_far_it_came_and_goes_on_there(folder: Path) -> None:
-    for n in range(12):
-        PillowImage.fromarray(crowd(n, (130, 150))).save(folder / "in" / f"{n:02}.png")
-    for after, how in ((2, signal.SIGINT), (5, signal.SIGTERM)):
+    for n in range(8):
+        PillowImage.fromarray(crowd(n)).save(folder / "in" / f"{n}.png")
+    for after, how in ((2, signal.SIGINT), (4, signal.SIGTERM)):
         status, said = stopped_run(DETECT, after, how)
         done = len(json.loads((folder / "out" / "run.json").read_text())["inputs"])
         assert status == 130, said
-        assert after <= done < 12
+        assert after <= done < 8
         last = said.replace("\r", "").strip().splitlines()[-1]
-        told = re.search(r"fiducial: stopped after (\d+) of 12; run the same command again to go on$", last)
+        told = re.search(r"fiducial: stopped after (\d+) of 8; run the same command again to go on$", last)
         assert told
         assert 0 <= done - int(told[1]) <= 1  # it may come while an outcome is written
         assert "Traceback" not in said
-        assert " 1/12 " in said or " 3/12 " in said or " 6/12 " in said  # the bar
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+        assert re.search(rf"detecting \S+ +{told[1]}/8 +0:\d\d:\d\d left 0:\d\d:\d\d", shown), shown
         assert not list(folder.rglob("*.part"))
         for path in (folder / "out").glob("*/*.json"):
             json.loads(path.read_text())
-    assert fiducial_says(*DETECT)[2].startswith(f"{done} of 12 are taken")
+    assert fiducial_says(*DETECT)[2].startswith(f"{done} of 8 are taken")
     whole = fiducial_says("detect", "in", "--device", "cpu", "-o", "whole")
     assert whole[0] == 0
     assert tables(folder / "out") == tables(folder / "whole")
