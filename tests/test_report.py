@@ -274,7 +274,10 @@ def test_inputs_are_found_from_another_folder(written: Path, tmp_path: Path, mon
     assert len(page_of(Path("run")).named("img")) == 2
 
 
-@given(st.text(min_size=1))
+@given(
+    st.lists(st.sampled_from(["<b>", "&lt;", "</p>", "<!--", '"', "'", "&", " ", "a"]), min_size=1).map("".join)
+    | st.text(min_size=1)
+)
 def test_any_text_is_read_back_from_a_page_as_it_was(text: str) -> None:
     readable = text.replace("\r", "").replace("\0", "")
     frame = pd.DataFrame({readable: [readable], "count": [3]})
