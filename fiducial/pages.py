@@ -142,9 +142,13 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
 
 
 def page(title: str, *sections: Markup, lead: str | Markup = "", foot: str = "") -> str:
-    """Return a whole HTML page; `lead` stands under the title, `foot` beside the version at the end."""
+    """Return a whole HTML page; `lead` stands under the title, `foot` beside the version at the end.
+
+    What no UTF-8 can hold, as in the name of a file of another encoding, becomes a question mark.
+    """
     body = Markup("\n").join(sections)
-    return str(_PAGE.format(title=title, lead=lead, body=body, foot=foot, version=VERSION, style=Markup(_STYLE)))
+    text = _PAGE.format(title=title, lead=lead, body=body, foot=foot, version=VERSION, style=Markup(_STYLE))
+    return text.encode("utf-8", "replace").decode()
 
 
 def section(title: str | Markup, *parts: Markup, level: int = 2, anchor: str = "") -> Markup:

@@ -290,6 +290,13 @@ def test_any_text_is_read_back_from_a_page_as_it_was(text: str) -> None:
     assert page.named("section")[0].get("id", "") == readable
 
 
+def test_a_folder_whose_name_is_no_text_gets_its_page(run: Path) -> None:
+    strange = run.rename(run.parent / "caf\udce9")
+    page = page_of(strange)
+    assert "detect: caf?" in page.text
+    assert len(page.named("img")) == 4
+
+
 def test_numbers_stand_to_the_right_with_equal_decimals_and_what_is_undefined_is_a_dash() -> None:
     frame = pd.DataFrame({"name": ["a", "b"], "px": [118.936879, 48.912], "n": [3.0, np.nan], "small": [1e-9, 250.0]})
     page = pages.table(frame.astype({"px": np.float32}).assign(said=["0.5", ""]))
