@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 DATA ?= ../shared/data
+SECONDS ?= 60
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench fuzz clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +30,10 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/fiducial benchmark --data $(DATA)
+
+fuzz: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	for target in images tables weights; do $(BIN)/python fuzz/$$target.py --seconds $(SECONDS) || exit 1; done
 
 clean:
 	rm -rf .venv demo site build *.egg-info

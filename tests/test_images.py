@@ -130,8 +130,8 @@ def test_other_files_are_refused_by_their_content(tmp_path: Path, content: bytes
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(InputError, match="cannot read"):
+    for path, says in ((tmp_path / "none.png", "cannot read"), (tmp_path, "folder without")):
+        with pytest.raises(InputError, match=says):
             open_image(path)
 
 

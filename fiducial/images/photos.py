@@ -1,4 +1,7 @@
-"""Read PNG and JPEG, whole: by Pillow, and PNG of 16 bits, which Pillow would reduce to 8, by imagecodecs."""
+"""Read PNG and JPEG, whole: by Pillow, and PNG of 8 and 16 bits without a palette by imagecodecs.
+
+Pillow would reduce 16 bits to 8, and takes three times the memory of the pixels for a moment.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -18,7 +21,7 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 Kind = Callable[[Path], PillowImage.Image]
 
 _CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3}  # by Pillow's mode, as they are returned
-_DEEP_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the PNG's type of color
+_PLAIN_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the PNG's type of color
 
 # What the EXIF orientations 2 to 8 ask for: whether rows and columns change places, then the axes that are turned over.
 _TURNS: Mapping[int, tuple[bool, tuple[int, ...]]] = {
@@ -42,19 +45,19 @@ def open_photo(path: Path, kind: Kind, max_bytes: int) -> Image:
         # Image's own getexif: that of PNG would decode the pixels to look behind them.
         orientation = PillowImage.Image.getexif(header).get(ExifTags.Base.Orientation, 1)
         (width, height), mode = header.size, header.mode
-    deep = _deep_channels(path)
-    channels = deep or _CHANNELS.get(mode, 0)
+    depth, plain = _plain_png(path)
+    channels = plain or _CHANNELS.get(mode, 0)
     if not channels:
         raise InputError(f"expected gray, RGB, CMYK or palette, {readable(path)} is {mode}: save it as RGB")
     turn = orientation if isinstance(orientation, int) and orientation in _TURNS else 1
     size = (width, height) if turn in _TURNS and _TURNS[turn][0] else (height, width)
-    dtype = np.dtype(np.uint16 if deep else np.uint8)
+    dtype = np.dtype(np.uint16 if plain and depth == 16 else np.uint8)
 
     @lru_cache(maxsize=1)
     def decode() -> Shaped[np.ndarray, "..."]:
         check_budget(readable(path), (height, width, channels), dtype.itemsize, max_bytes)
         with decoding(path):
-            pixels = _decode_deep_png(path, channels) if deep else _decode(path, kind)
+            pixels = _decode_png(path, channels) if plain else _decode(path, kind)
             if pixels.shape[:2] != (height, width) or (pixels.shape[2] if pixels.ndim == 3 else 1) != channels:
                 raise ValueError(f"its pixels are {pixels.shape}, its header says {(height, width, channels)}")
         return upright(pixels, turn)
@@ -70,10 +73,11 @@ def upright(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np
     return np.flip(pixels.swapaxes(0, 1) if swapped else pixels, flipped)
 
 
-def _deep_channels(path: Path) -> int:
-    """Return the number of channels of a PNG of 16 bits; 0 for any other file."""
+def _plain_png(path: Path) -> tuple[int, int]:
+    """Return the depth and the number of channels of a PNG of 8 or 16 bits without a palette; 0 and 0 for any other file."""
     head = first_bytes(path, 26)
-    return _DEEP_CHANNELS.get(head[25], 0) if head.startswith(PNG) and len(head) == 26 and head[24] == 16 else 0
+    plain = head.startswith(PNG) and len(head) == 26 and head[24] in (8, 16) and head[25] in _PLAIN_CHANNELS
+    return (head[24], _PLAIN_CHANNELS[head[25]]) if plain else (0, 0)
 
 
 def _decode(path: Path, kind: Kind) -> Shaped[np.ndarray, "..."]:
@@ -83,7 +87,7 @@ def _decode(path: Path, kind: Kind) -> Shaped[np.ndarray, "..."]:
         return np.asarray(image.convert("L") if image.mode == "1" else image)
 
 
-def _decode_deep_png(path: Path, channels: int) -> Shaped[np.ndarray, "..."]:
+def _decode_png(path: Path, channels: int) -> Shaped[np.ndarray, "..."]:
     pixels: Shaped[np.ndarray, "..."] = imagecodecs.png_decode(path.read_bytes())
     if pixels.ndim == 3 and channels in (1, 3) and pixels.shape[2] == channels + 1:  # alpha, made of a transparent color
         return pixels[..., 0] if channels == 1 else pixels[..., :3]
