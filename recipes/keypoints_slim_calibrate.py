@@ -10,11 +10,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from keypoints_data import CALIBRATED, SCALE_WEIGHTS
+from keypoints_data import SCALE_WEIGHTS, calibrated
 from rich.progress import Progress
 
 from fiducial import weights
-from fiducial.datasets import read_aligned
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.keypoints import fit_registrations
 from fiducial.landmarks.network import KeypointNet
@@ -34,11 +33,14 @@ def main() -> None:
     assert isinstance(loaded.network, KeypointNet)
     loaded.network.config = replace(loaded.network.config, scale_weights=SCALE_WEIGHTS)
     registrar = ImageRegistrar(loaded.network, None, where, bf16=has_fast_bf16(where))
-    pairs = read_aligned(args.data / "volkov", CALIBRATED)
     with Progress() as bar:
         task = bar.add_task("calibrating", total=args.cases)
         found = fit_registrations(
-            registrar, pairs, args.cases, lambda done, _: bar.update(task, completed=done), reference_px=REFERENCE_PX
+            registrar,
+            calibrated(args.data),
+            args.cases,
+            lambda done, _: bar.update(task, completed=done),
+            reference_px=REFERENCE_PX,
         )
     print(found)
     weights.save(args.out, "keypoints", loaded.network, loaded.card, found)
