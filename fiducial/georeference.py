@@ -1,12 +1,29 @@
 """Say how two images lie on each other by what their files state of the map."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from fiducial.coords import Matrix, apply_transform, corners_yx
-from fiducial.estimation import fit
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
+from fiducial.estimation import Model, fit
 from fiducial.records import Image, InputError
 
 _SAMPLES = 12  # points a side through which the map's projection is seen
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which transforms are sought: a start from moving to fixed pixels, and angles and scales about it.
+
+    Attributes:
+        known: whether the start comes from what the files state, rather than from their middles.
+    """
+
+    start: Matrix
+    known: bool
+    scales: tuple[float, float]
+    turn_deg: float
+    model: Model
 
 
 def stated_transform(moving: Image, fixed: Image) -> Matrix | None:
@@ -27,6 +44,15 @@ def stated_transform(moving: Image, fixed: Image) -> Matrix | None:
             f"{moving.name} and {fixed.name} do not overlap by their georeference: choose others, or search without (--no-map)"
         )
     return matrix
+
+
+def correction(matrix: Matrix, stated: Matrix, fixed: Image) -> tuple[float, float]:
+    """Return what a transform adds to the stated one at the fixed image's center, (dy, dx) in map units."""
+    assert fixed.pixel_to_world is not None
+    center = np.array([image_center_yx(fixed.size)])
+    found = apply_transform(matrix @ np.linalg.inv(stated), center)
+    world = apply_transform(fixed.pixel_to_world, np.concatenate([center, found]))
+    return float(world[1, 0] - world[0, 0]), float(world[1, 1] - world[0, 1])
 
 
 def _projected(moving: Image, fixed: Image, to_fixed: Matrix) -> Matrix:

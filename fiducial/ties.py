@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, scale_transform
 from fiducial.estimation import Model, Points, common_grid, estimate, held_out_error, transform_distance
 
 REACH_PX = 3.0  # within which ties agree, in pixels of the frame
@@ -25,6 +25,7 @@ _CELLS = 6  # a side of the fixed image, in which ties are looked for
 _GRID = 24  # points a side of what the images have in common
 TILES = 3  # a side, of a large scene, that refine the transform at each finer scale
 _LEAST_TILE_PX = 64
+LEAST_SIDE_PX = 48  # of a frame
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Ties:
     def pick(self, index: Bool[np.ndarray, " n"]) -> "Ties":
         """Return some of the ties."""
         return Ties(self.moving_yx[index], self.fixed_yx[index], self.similarity[index], self.mutual[index])
+
+    def turned(self) -> "Ties":
+        """Return the ties of the two images in each other's part."""
+        return Ties(self.fixed_yx, self.moving_yx, self.similarity, self.mutual)
 
 
 def join(parts: list[Ties]) -> Ties:
@@ -120,6 +125,30 @@ def local_scale(matrix: Matrix, moving_size: Size) -> float:
     y, x = image_center_yx(moving_size)
     placed = apply_transform(matrix, np.array([[y, x], [y, x + 1], [y + 1, x]]))
     return float(np.sqrt(abs(np.linalg.det(placed[1:] - placed[0]))))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The grid of a reduced fixed image: its scale over the image, and its size."""
+
+    scale: float
+    size: Size
+
+    @property
+    def to_frame(self) -> Matrix:
+        """The transform from the fixed image's pixels to the frame's."""
+        return scale_transform(self.scale)
+
+
+def choose_frame(matrix: Matrix, moving_size: Size, fixed_size: Size, longest_px: int) -> Frame:
+    """Return the frame in which neither image exceeds `longest_px`.
+
+    The fixed image is not enlarged, nor reduced to less than a third of that side, nor to a side under LEAST_SIDE_PX.
+    """
+    own = max(fixed_size)
+    factor = min(1.0, longest_px / max(own, min(local_scale(matrix, moving_size) * max(moving_size), 3 * own)))
+    tall, wide = (max(LEAST_SIDE_PX, round(side * factor)) for side in fixed_size)
+    return Frame(factor, (tall, wide))
 
 
 def is_plausible(matrix: Matrix, moving_size: Size, fixed_size: Size) -> bool:

@@ -7,17 +7,18 @@ Glossary
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from fiducial.coords import sample_bilinear
 
 LEAST_COMMON = 0.15  # share of the smaller map that must lie on the other
 _CHUNK = 10_000_000  # inner products held at once
+_BAND = 64  # points that are searched for in one band of rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> lis
 
     The sum is the logarithm of the shift's likelihood where each descriptor predicts its partner by a softmax.
     """
-    size = [next_fast_len(moving.shape[i + 2] + fixed.shape[i + 1] - 1, real=True) for i in (0, 1)]
+    size = [cv2.getOptimalDFTSize(moving.shape[i + 2] + fixed.shape[i + 1] - 1) for i in (0, 1)]
     maps = [_centered(moving), _centered(fixed[None])]
     shown = [(m.square().sum(1, keepdim=True) > 0).float() for m in (moving, fixed[None])]
     common = _correlation(shown[0], shown[1], size)
@@ -105,22 +106,32 @@ def match_near(
 def _search(
     maps: Float[Tensor, "d h w"], described: Float[Tensor, "n d"], around_yx: Float[Tensor, "n 2"], radius: int
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Return the best place of each descriptor in a window of whole cells, and the inner product there."""
+    """Return the best place of each descriptor in a window of whole cells, and the inner product there.
+
+    Points are taken from top to bottom, some at once: their products with the rows that their windows meet are few beside
+    those with the whole map.
+    """
     d, h, w = maps.shape
     reach = torch.arange(-radius, radius + 1)
     offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)  # (K, 2)
-    columns, places, values = maps.reshape(d, -1), [around_yx[:0]], [around_yx[:0, 0]]
-    step = max(1, _CHUNK // (h * w))
-    for first in range(0, len(described), step):
-        cells = around_yx[first : first + step].round().long()[:, None] + offsets  # (n, K, 2)
+    around = around_yx.round().long()
+    order = around[:, 0].argsort(stable=True)
+    found, value = torch.empty_like(around_yx), torch.empty_like(around_yx[:, 0])
+    step = max(1, min(_BAND, _CHUNK // (h * w)))
+    for first in range(0, len(order), step):
+        own = order[first : first + step]
+        cells = around[own][:, None] + offsets  # (n, K, 2)
         inside = ((cells >= 0) & (cells < torch.tensor([h, w]))).all(-1)
-        index = cells[..., 0].clamp(0, h - 1) * w + cells[..., 1].clamp(0, w - 1)
-        similar = (described[first : first + step] @ columns).gather(1, index).masked_fill(~inside, -1.0)  # (n, K)
+        rows = cells[..., 0].clamp(0, h - 1)
+        top, bottom = int(rows[0].min()), int(rows[-1].max()) + 1  # points are sorted by their rows
+        index = (rows - top) * w + cells[..., 1].clamp(0, w - 1)
+        products = described[own] @ maps[:, top:bottom].reshape(d, -1)
+        similar = products.gather(1, index).masked_fill(~inside, -1.0)  # (n, K)
         best = similar.argmax(1)
         peak = _peak(similar.reshape(-1, len(reach), len(reach)), best // len(reach), best % len(reach))
-        places.append(cells[torch.arange(len(best)), best] + peak)
-        values.append(similar.gather(1, best[:, None])[:, 0])
-    return torch.cat(places), torch.cat(values)
+        found[own] = cells[torch.arange(len(best)), best] + peak
+        value[own] = similar.gather(1, best[:, None])[:, 0]
+    return found, value
 
 
 def _peak(grid: Float[Tensor, "n k k"], y: Tensor, x: Tensor) -> Float[Tensor, "n 2"]:

@@ -21,7 +21,7 @@ from rich.progress import track
 from fiducial import api
 from fiducial.coords import shift
 from fiducial.images import from_array, write_image
-from fiducial.landmarks.registrar import NARROW, ImageRegistrar
+from fiducial.landmarks.registrar import NARROW, ImageRegistrar, match_views
 from fiducial.scenes import Scene, open_scene
 
 WINDOW_PX, WINDOWS, ROUNDS = 256, 7, 2  # side of a window, windows along a side of a tile
@@ -37,7 +37,11 @@ def shifts(registrar: ImageRegistrar, moving: Scene, fixed: Scene, before: np.nd
     for i, y in enumerate(tops):
         for j, x in enumerate(tops):
             start, window = shift(before[i, j, 0], before[i, j, 1]), shift(-y, -x)
-            both = registrar.match(moving, fixed, start, window, (WINDOW_PX, WINDOW_PX), NARROW, by_peaks=False)
+            there, view = (
+                registrar.see(scene, to_view, (WINDOW_PX, WINDOW_PX), by_peaks=False)
+                for scene, to_view in ((fixed, window), (moving, window @ start))
+            )
+            both = match_views(there, view, NARROW), match_views(view, there, NARROW).turned()
             apart = np.concatenate([ties.fixed_yx[ties.mutual] - ties.moving_yx[ties.mutual] for ties in both])
             if len(apart) < LEAST:
                 continue

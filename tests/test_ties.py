@@ -12,6 +12,7 @@ from fiducial.ties import (
     TILES,
     Answer,
     Ties,
+    choose_frame,
     error_estimate,
     fit_ties,
     is_plausible,
@@ -171,6 +172,14 @@ def test_what_lies_outside_the_common_area_does_not_count_as_spread(rng: np.rand
 )
 def test_mirrors_folds_stretches_and_images_apart_are_not_plausible(matrix: Matrix, *, plausible: bool) -> None:
     assert is_plausible(matrix, MOVING, FIXED) == plausible
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(0.5, 100 / 280), (1.0, 100 / 310), (2.0, 100 / 620), (50.0, 100 / 840)])
+def test_in_a_frame_no_image_exceeds_a_side_unless_too_little_of_the_fixed_one_were_left(scale: float, factor: float) -> None:
+    frame = choose_frame(similarity(scale, 30.0), MOVING, FIXED, 100)
+    assert frame.scale == pytest.approx(factor)
+    assert frame.size == tuple(max(48, round(side * factor)) for side in FIXED)
+    assert choose_frame(similarity(scale, 30.0), MOVING, FIXED, 10**5).scale == 1
 
 
 def test_a_plain_pixel_is_as_large_as_the_scale_says() -> None:

@@ -180,6 +180,15 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(by_sevens.mutual, all_at_once.mutual)
 
 
+def test_the_order_of_points_does_not_matter() -> None:
+    own, other, yx = whole((40, 30)), whole((40, 30), seed=3), points(2, (37, 27), 300)
+    found, order = match_near(own, other, yx, (1.0, -2.0), 3), torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    mixed = match_near(own, other, yx[order], (1.0, -2.0), 3)
+    np.testing.assert_allclose(mixed.other_yx, found.other_yx[order], atol=1e-4)
+    np.testing.assert_allclose(mixed.similarity, found.similarity[order], atol=1e-5)
+    np.testing.assert_array_equal(mixed.mutual, found.mutual[order])
+
+
 def test_no_points_are_no_pairs() -> None:
     found = match_near(whole(), whole(), torch.zeros(0, 2), (0.0, 0.0), 4)
     assert found.own_yx.shape == found.other_yx.shape == (0, 2)

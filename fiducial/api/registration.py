@@ -11,10 +11,10 @@ from fiducial.confidence import EvidenceCalibration
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.estimation import MODELS, Model
-from fiducial.georeference import stated_transform
+from fiducial.georeference import Search, stated_transform
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.landmarks.network import KeypointNet
-from fiducial.landmarks.registrar import RANGE, ImageRegistrar, Search
+from fiducial.landmarks.registrar import RANGE, ImageRegistrar
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.ties import EVIDENCE
 from fiducial.version import VERSION

@@ -19,8 +19,9 @@ from fiducial.confidence import EvidenceCalibration, evidence_to_probability, fi
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, shift, similarity
 from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.estimation import transform_distance
+from fiducial.georeference import Search
 from fiducial.images import from_array
-from fiducial.landmarks.registrar import RANGE, ImageRegistrar, Search
+from fiducial.landmarks.registrar import RANGE, ImageRegistrar
 from fiducial.records import InputError
 from fiducial.scenes import open_scene
 from fiducial.ties import EVIDENCE, Answer

@@ -5,8 +5,9 @@ Glossary
     start: the similarity from which a search begins: what the files state, or the identity about the images' middles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -27,17 +28,21 @@ from fiducial.coords import (
     shift,
     similarity,
 )
-from fiducial.estimation import Model, held_out_error, residuals
+from fiducial.estimation import Model, held_out_error, residuals, transform_distance
+from fiducial.georeference import Search, correction
 from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
 from fiducial.layers import fold_norms
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
 from fiducial.steps import Steps
 from fiducial.ties import (
+    LEAST_SIDE_PX,
     REACH_PX,
     TILES,
     Answer,
+    Frame,
     Ties,
+    choose_frame,
     error_estimate,
     fit_ties,
     is_plausible,
@@ -47,9 +52,9 @@ from fiducial.ties import (
     spread_tiles,
 )
 from fiducial.tiles import tiles
-from fiducial.voting import Pairs, match_near, vote
+from fiducial.voting import match_near, vote
 
-SMALLEST_PX = 48  # of an image's side
+SMALLEST_PX = LEAST_SIDE_PX  # of an image
 SEARCH_PX, WORK_PX = 256, 512  # longest side of the larger image in a frame, while searching and while matching
 TURN_DEG, STEP = 30.0, 1.35  # steps of the search over angles and scales
 RANGE = (0.6, 1.67)  # of scales, if nothing is known of them
@@ -57,11 +62,48 @@ CANDIDATES, FINALISTS = 6, 2  # votes that are matched, and matched ones that ar
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
 POINTS = 700  # matched in a frame
 SPACING_PX = 3  # between keypoints
-CERTAIN = 0.97  # probability at which nothing else is searched
+SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
+ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits for what all angles bring
+CERTAIN = 0.8  # probability at which nothing else is searched
 TILE_PX, MARGIN_PX = 512, 64
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales, votes, matches
+_FRAMES_KEPT = 4  # of the fixed image, with what the network says of them
+_ALIKE = 0.05  # change of scale for which no other frame is rendered
 
 Yx = Float64[np.ndarray, "n 2"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A view of an image and what the network says of it.
+
+    Attributes:
+        to_view: from the image's pixels. shown: which pixels show the image.
+        score: O; None where it was not asked for.
+    """
+
+    to_view: Matrix
+    shown: Bool[np.ndarray, "h w"]
+    descriptors: Float32[Tensor, "d i j"]
+    score: Float32[Tensor, "h w"] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The images of a search.
+
+    Attributes:
+        see_fixed: says what the fixed one shows in a frame, with O or without; what was seen last is kept.
+    """
+
+    moving: Scene
+    fixed: Scene
+    see_fixed: Callable[[Frame, bool], Seen]
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Sizes of the moving and of the fixed image."""
+        return self.moving.image.size, self.fixed.image.size
 
 
 @dataclass(frozen=True)
@@ -70,21 +112,6 @@ class Guess:
 
     matrix: Matrix
     strength: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """Which transforms are sought: a start from moving to fixed pixels, and angles and scales about it.
-
-    Attributes:
-        known: whether the start comes from what the files state, rather than from their middles.
-    """
-
-    start: Matrix
-    known: bool
-    scales: tuple[float, float]
-    turn_deg: float
-    model: Model
 
 
 def decode(
@@ -179,10 +206,7 @@ class ImageRegistrar:
         """Return the descriptors of views, zero for cells that show nothing."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             described = self.network.describe(self._batch(views)).float().cpu()
-        cells = F.adaptive_avg_pool2d(
-            torch.from_numpy(shown.astype(np.float32))[:, None], (described.shape[2], described.shape[3])
-        )
-        return described * (cells > 0.5)
+        return _alone(described, shown)
 
     def _batch(self, views: Float32[np.ndarray, "b h w"]) -> Float32[Tensor, "b 1 h w"]:
         batch = torch.from_numpy(np.ascontiguousarray(views))[:, None].to(self.device)
@@ -232,7 +256,7 @@ class ImageRegistrar:
             accepted=not reason,
             reason=reason,
             start="map" if search.known else "searched",
-            correction=correction(matrix, search, fixed) if search.known and matrix is not None else None,
+            correction=correction(matrix, search.start, fixed) if search.known and matrix is not None else None,
             moving=moving.name,
             fixed=fixed.name,
             moving_size=moving.size,
@@ -262,112 +286,107 @@ class ImageRegistrar:
         return best
 
     def answers(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
-        """Yield answers from a search of the images as they lie, then from one at all angles."""
+        """Yield answers from a search of the images as they lie, then from one at all angles.
+
+        Candidates of the first search on which few ties agree wait, and are answered if they are still among the best then.
+        """
         steps = Steps(None, 1) if steps is None else steps
+
+        def see_fixed(frame: Frame, by_peaks: bool) -> Seen:
+            return self.see(fixed, frame.to_frame, frame.size, by_peaks=by_peaks)
+
+        pair = Pair(moving, fixed, lru_cache(maxsize=_FRAMES_KEPT)(see_fixed))
         rounds = [[0.0], [a for a in np.arange(-180.0, 180.0, TURN_DEG).tolist() if a and abs(a) <= search.turn_deg]]
+        waiting: list[Guess] = []
         for done, angles in enumerate(rounds, start=1):
-            for guess in self._guesses(moving, fixed, search, angles, steps) if angles else []:
-                answer = self._answer(moving, fixed, guess.matrix, search)
+            best = _finalists(pair, [*waiting, *(self._guesses(pair, search, angles, steps) if angles else [])])
+            sure = [guess for guess in best if guess.strength >= ENOUGH or done == len(rounds)]
+            waiting = best[len(sure) :]
+            for guess in sure:
+                answer = self._answer(pair, guess.matrix, search)
                 steps.add()
                 if answer is not None:
                     yield answer
             steps.reach(done * _ROUND_STEPS)
 
-    def _guesses(self, moving: Scene, fixed: Scene, search: Search, angles: list[float], steps: Steps) -> list[Guess]:
-        """Vote for a shift at each angle and scale, match around the best, and return the best of these."""
+    def _guesses(self, pair: Pair, search: Search, angles: list[float], steps: Steps) -> list[Guess]:
+        """Vote for a shift at each angle and scale, match around the best, and return what came of it."""
         low, high = search.scales
         count = max(1, int(np.ceil(np.log(high / low) / np.log(STEP) - 1e-9)))
         scales = np.geomspace(low, high, 2 * count + 1)[1::2].tolist()  # the middles of equal steps
         votes: list[Guess] = []
         for scale in scales:
-            votes += self._vote(moving, fixed, search.start, scale, angles)
+            votes += self._vote(pair, search.start, scale, angles)
             steps.add()
         if search.known and 0.0 in angles:
             votes.append(Guess(search.start, np.inf))
         model: Model = "shift" if search.model == "shift" else "similarity"
         matched = []
         for guess in sorted(votes, key=lambda guess: -guess.strength)[:CANDIDATES]:
-            to_frame, size = _frame(moving, fixed, guess.matrix, SEARCH_PX)
-            forward, _ = self.match(moving, fixed, guess.matrix, to_frame, size, WIDE, by_peaks=False)
-            found = fit_ties(model, forward, 2 * REACH_PX / to_frame[0, 0])
-            if found is not None and is_plausible(found[0], moving.image.size, fixed.image.size):
+            frame = choose_frame(guess.matrix, *pair.sizes, SEARCH_PX)
+            there = pair.see_fixed(frame, False)
+            ahead = match_views(there, self.see(pair.moving, frame.to_frame @ guess.matrix, frame.size, by_peaks=False), WIDE)
+            found = fit_ties(model, ahead, 2 * REACH_PX / frame.scale)
+            if found is not None and is_plausible(found[0], *pair.sizes):
                 matched.append(Guess(found[0], float(found[1].sum())))
             steps.add()
-        return sorted(matched, key=lambda guess: -guess.strength)[:FINALISTS]
+        return matched
 
-    def _vote(self, moving: Scene, fixed: Scene, start: Matrix, scale: float, angles: list[float]) -> list[Guess]:
+    def _vote(self, pair: Pair, start: Matrix, scale: float, angles: list[float]) -> list[Guess]:
         """Return the best shift at one scale and each of several angles about the start."""
-        middle = image_center_yx(moving.image.size)
+        middle, corners = image_center_yx(pair.moving.image.size), corners_yx(pair.moving.image.size)
         turned = [start @ similarity(scale, angle, middle) for angle in angles]
-        to_frame, size = _frame(moving, fixed, turned[0], SEARCH_PX)
-        extent = apply_transform(to_frame @ turned[0], corners_yx(moving.image.size))
-        side = int(np.ceil(np.linalg.norm(extent[2] - extent[0]) / 16)) * 16
-        views, shown, to_canvas = [], [], []
-        for matrix in turned:
-            y, x = apply_transform(to_frame @ matrix, np.array([middle]))[0]
-            to_canvas.append(shift(*image_center_yx((side, side))) @ shift(-y, -x) @ to_frame @ matrix)
-            view, inside = moving.view(to_canvas[-1], (side, side))
-            views.append(view)
-            shown.append(inside)
-        there, present = fixed.view(to_frame, size)
-        own, other = self.describe(np.stack(views), np.stack(shown)), self.describe(there[None], present[None])[0]
-        guesses = []
-        for found, matrix in zip(vote(own, other), to_canvas, strict=True):
-            offset = shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1])
-            guesses.append(Guess(np.linalg.inv(to_frame) @ offset @ matrix, found.strength))
+        frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX)
+        there, guesses = pair.see_fixed(frame, False), []
+        placed = [frame.to_frame @ matrix for matrix in turned]
+        spans = [(16 * np.ceil(np.ptp(apply_transform(m, corners), axis=0) / 16 + 0.1)).astype(int).tolist() for m in placed]
+        sizes = [(tall, wide) for tall, wide in spans]  # of canvases, which hold all of a turned image
+        for size in dict.fromkeys(sizes):
+            alike = [m for m, own in zip(placed, sizes, strict=True) if own == size]
+            to_canvas = [shift(*image_center_yx(size)) @ shift(*-apply_transform(m, np.array([middle]))[0]) @ m for m in alike]
+            views = [pair.moving.view(matrix, size) for matrix in to_canvas]
+            own = self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
+            for found, matrix in zip(vote(own, there.descriptors), to_canvas, strict=True):
+                offset = shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1])
+                guesses.append(Guess(np.linalg.inv(frame.to_frame) @ offset @ matrix, found.strength))
         return guesses
 
-    def match(
-        self,
-        moving: Scene,
-        fixed: Scene,
-        matrix: Matrix,
-        to_frame: Matrix,
-        size: tuple[int, int],
-        radius: int,
-        *,
-        by_peaks: bool,
-    ) -> tuple[Ties, Ties]:
-        """Match points of the fixed image in the moving one, and of the moving in the fixed: keypoints, or cells of a grid."""
-        transforms = to_frame, to_frame @ matrix
-        (there, present), (view, inside) = fixed.view(transforms[0], size), moving.view(transforms[1], size)
-        both = torch.from_numpy(present & inside)
-        if by_peaks:
-            outputs = self.forward(there), self.forward(view)
-            maps = [output.descriptors[0] for output in outputs]
-            spacing = max(SPACING_PX, round(0.6 * (float(both.sum()) / POINTS) ** 0.5))  # so that they are spread
-            points = [decode(output.score[0], both, POINTS, spacing)[0] for output in outputs]
-        else:
-            maps = list(self.describe(np.stack([there, view]), np.stack([present, inside])))
-            points = [_grid_points(both)] * 2
-        a, b = (torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float() for yx in points)
-        ahead, back = match_near(maps[0], maps[1], a, (0.0, 0.0), radius), match_near(maps[1], maps[0], b, (0.0, 0.0), radius)
-        to_pixels = [np.linalg.inv(transform) for transform in transforms]
-        forward = _to_ties(ahead.other_yx, ahead.own_yx, ahead, to_pixels)
-        return forward, _to_ties(back.own_yx, back.other_yx, back, to_pixels)
+    def see(self, scene: Scene, to_view: Matrix, size: tuple[int, int], *, by_peaks: bool) -> Seen:
+        """Return a view with its descriptors, zero for cells that show nothing, and, by peaks, with O."""
+        view, shown = scene.view(to_view, size)
+        if not by_peaks:
+            return Seen(to_view, shown, self.describe(view[None], shown[None])[0], None)
+        output = self.forward(view)
+        return Seen(to_view, shown, _alone(output.descriptors, shown[None])[0], output.score[0])
 
-    def _answer(self, moving: Scene, fixed: Scene, matrix: Matrix, search: Search) -> Answer | None:
+    def _answer(self, pair: Pair, matrix: Matrix, search: Search) -> Answer | None:
         """Match twice in a finer frame, first over a wide neighborhood, then keypoints over a narrow one; judge the result."""
         model: Model = search.model if search.model in ("shift", "similarity") else "affine"
-        to_frame, size = _frame(moving, fixed, matrix, WORK_PX)
-        forward, _ = self.match(moving, fixed, matrix, to_frame, size, WIDE, by_peaks=False)
-        found = fit_ties(model, forward, REACH_PX / to_frame[0, 0])
-        if found is None or not is_plausible(found[0], moving.image.size, fixed.image.size):
+        frame = choose_frame(matrix, *pair.sizes, WORK_PX)
+        there = pair.see_fixed(frame, True)
+        view = self.see(pair.moving, frame.to_frame @ matrix, frame.size, by_peaks=False)
+        found = fit_ties(model, match_views(replace(there, score=None), view, WIDE), REACH_PX / frame.scale)
+        if found is None or not is_plausible(found[0], *pair.sizes):
             return None
-        to_frame, size = _frame(moving, fixed, found[0], WORK_PX)
-        ahead, back = self.match(moving, fixed, found[0], to_frame, size, NARROW, by_peaks=True)
-        return judge(search.model, ahead, back, float(to_frame[0, 0]), (moving.image.size, fixed.image.size))
+        finer = choose_frame(found[0], *pair.sizes, WORK_PX)
+        if abs(np.log(finer.scale / frame.scale)) > _ALIKE:
+            frame, there = finer, pair.see_fixed(finer, True)
+        view = self.see(pair.moving, frame.to_frame @ found[0], frame.size, by_peaks=True)
+        ahead, back = match_views(there, view, NARROW), match_views(view, there, NARROW).turned()
+        return judge(search.model, ahead, back, frame.scale, pair.sizes)
 
     def finish(self, moving: Scene, fixed: Scene, answer: Answer, model: Model, steps: Steps | None = None) -> Answer:
         """Refine the transform of large images at finer scales, on tiles spread over what they have in common."""
-        scale = float(_frame(moving, fixed, answer.matrix, WORK_PX)[0][0, 0])
+        scale = choose_frame(answer.matrix, moving.image.size, fixed.image.size, WORK_PX).scale
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
         best = answer
         while scale < finest * 0.99:
-            scale, parts = min(2 * scale, finest), []
+            scale = min(2 * scale, finest)
+            parts = []
             for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2):
-                to_frame = shift(-y, -x) @ scale_transform(scale)
-                parts.append(self.match(moving, fixed, best.matrix, to_frame, size, NARROW, by_peaks=False)[0])
+                to_tile = shift(-y, -x) @ scale_transform(scale)
+                there = self.see(fixed, to_tile, size, by_peaks=False)
+                parts.append(match_views(there, self.see(moving, to_tile @ best.matrix, size, by_peaks=False), NARROW))
                 if steps is not None:
                     steps.add()
             ties = join(parts)
@@ -391,16 +410,34 @@ def _describe(descriptors: Float32[Tensor, "d h w"], yx: Yx) -> Float32[np.ndarr
     return F.normalize(sample_bilinear(descriptors[None], cells[None, :, None], "border")[0, :, :, 0].T, dim=1).numpy()
 
 
-def _frame(moving: Scene, fixed: Scene, matrix: Matrix, longest_px: int) -> tuple[Matrix, tuple[int, int]]:
-    """Return the transform from the fixed image to a frame in which neither image exceeds `longest_px`, and its size.
+def _alone(described: Float32[Tensor, "b d i j"], shown: Bool[np.ndarray, "b h w"]) -> Float32[Tensor, "b d i j"]:
+    """Return descriptors with zeros for cells that show nothing."""
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(shown.astype(np.float32))[:, None], (described.shape[2], described.shape[3]))
+    return described * (cells > 0.5)
 
-    The fixed image is not enlarged, nor reduced to less than a third of that side.
-    """
-    scale = local_scale(matrix, moving.image.size)
-    own = max(fixed.image.size)
-    factor = min(1.0, longest_px / max(own, min(scale * max(moving.image.size), 3 * own)))
-    tall, wide = (max(SMALLEST_PX, round(side * factor)) for side in fixed.image.size)
-    return scale_transform(factor), (tall, wide)
+
+def _finalists(pair: Pair, guesses: list[Guess]) -> list[Guess]:
+    """Return the strongest guesses that lie apart, the best first."""
+    kept: list[Guess] = []
+    for guess in sorted(guesses, key=lambda guess: -guess.strength):
+        reach_px = SAME_PX / choose_frame(guess.matrix, *pair.sizes, WORK_PX).scale
+        if all(not transform_distance(other.matrix, guess.matrix, *pair.sizes) < reach_px for other in kept):
+            kept.append(guess)
+    return kept[:FINALISTS]
+
+
+def match_views(own: Seen, other: Seen, radius: int) -> Ties:
+    """Match points of one view in another of its size, whose image counts as the moving one: keypoints, or cells of a grid."""
+    both = torch.from_numpy(own.shown & other.shown)
+    spacing = max(SPACING_PX, round(0.6 * (float(both.sum()) / POINTS) ** 0.5))  # so that keypoints are spread
+    yx = _grid_points(both) if own.score is None else decode(own.score, both, POINTS, spacing)[0]
+    cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
+    pairs = match_near(own.descriptors, other.descriptors, cells, (0.0, 0.0), radius)
+    own_yx, other_yx = (
+        apply_transform(np.linalg.inv(seen.to_view), found * STRIDE + (STRIDE - 1) / 2)
+        for seen, found in ((own, pairs.own_yx), (other, pairs.other_yx))
+    )
+    return Ties(other_yx, own_yx, pairs.similarity, pairs.mutual)
 
 
 def _grid_points(shown: Bool[Tensor, "h w"]) -> Yx:
@@ -409,20 +446,3 @@ def _grid_points(shown: Bool[Tensor, "h w"]) -> Yx:
     at = centers.astype(int)
     kept = centers[shown.numpy()[at[:, 0], at[:, 1]]]
     return kept[:: max(1, len(kept) // POINTS)]
-
-
-def _to_ties(moving_cells: Yx, fixed_cells: Yx, pairs: Pairs, to_pixels: list[Matrix]) -> Ties:
-    fixed_yx, moving_yx = (
-        apply_transform(matrix, cells * STRIDE + (STRIDE - 1) / 2)
-        for matrix, cells in zip(to_pixels, (fixed_cells, moving_cells), strict=True)
-    )
-    return Ties(moving_yx, fixed_yx, pairs.similarity, pairs.mutual)
-
-
-def correction(matrix: Matrix, search: Search, fixed: Image) -> tuple[float, float]:
-    """Return what a transform adds to the stated one at the fixed image's center, (dy, dx) in map units."""
-    assert fixed.pixel_to_world is not None
-    center = np.array([image_center_yx(fixed.size)])
-    found = apply_transform(matrix @ np.linalg.inv(search.start), center)
-    world = apply_transform(fixed.pixel_to_world, np.concatenate([center, found]))
-    return float(world[1, 0] - world[0, 0]), float(world[1, 1] - world[0, 1])
