@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast
 from fiducial.images import intensity_range, read_reduced
-from fiducial.metrics import quad_iou
+from fiducial.metrics import quad_ious
 from fiducial.records import Image
 
 CONTRAST_PX = 10.0  # range over which contrast is normalized
@@ -114,9 +114,12 @@ def outline(match: Match, size: tuple[int, int]) -> Float64[np.ndarray, "4 2"]:
 def apart(matches: list[Match], size: tuple[int, int], keep: int) -> list[Match]:
     """Keep the first `keep` matches that lie apart from those before them."""
     kept: list[Match] = []
+    outlines = np.zeros((0, 4, 2))
     for match in matches:
-        if len(kept) < keep and all(quad_iou(outline(match, size), outline(other, size)) < SAME_IOU for other in kept):
+        own = outline(match, size)
+        if len(kept) < keep and (quad_ious(own, outlines) < SAME_IOU).all():
             kept.append(match)
+            outlines = np.concatenate([outlines, own[None]])
     return kept
 
 

@@ -185,10 +185,15 @@ def bootstrap_interval(
 
 def quad_iou(a_yx: Float64[np.ndarray, "4 2"], b_yx: Float64[np.ndarray, "4 2"]) -> float:
     """Return the intersection over union of two convex quadrilaterals."""
+    return float(quad_ious(a_yx, b_yx[None])[0])
+
+
+def quad_ious(a_yx: Float64[np.ndarray, "4 2"], b_yx: Float64[np.ndarray, "n 4 2"]) -> Float64[np.ndarray, " n"]:
+    """Return the intersection over union of one convex quadrilateral with each of several; 0 where all have no area."""
     a, b = shapely.polygons(a_yx), shapely.polygons(b_yx)
     shared = shapely.area(shapely.intersection(a, b))
     whole = shapely.area(a) + shapely.area(b) - shared
-    return float(shared / whole) if whole > 0 else 0.0
+    return np.divide(shared, whole, out=np.zeros(len(b_yx)), where=whole > 0)
 
 
 def corner_error(found_yx: Float64[np.ndarray, "4 2"], true_yx: Float64[np.ndarray, "4 2"]) -> float:

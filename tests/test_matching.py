@@ -7,6 +7,7 @@ import pytest
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
 from fiducial.matching import Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
+from fiducial.places.locator import Proposals, Verifier
 
 SIZE = (83, 101)
 
@@ -72,6 +73,23 @@ def test_a_place_beyond_the_source_correlates_with_nothing() -> None:
 def test_looks_of_constant_images_are_empty() -> None:
     flat = look(np.full((40, 50), 3.0, np.float32))
     assert max(np.abs(flat.contrast).max(), np.abs(flat.edges).max()) < 0.01
+
+
+def test_what_is_verified_in_two_steps_equals_what_is_verified_at_once() -> None:
+    source, query, truth = scene()
+    rng, rungs = np.random.default_rng(4), rungs_of(source)
+    center = np.concatenate(
+        [apply_transform(truth, np.array([image_center_yx(SIZE)])) + 3, rng.uniform((150, 20), (220, 90), (11, 2))]
+    )
+    every = Proposals(center, np.full(12, 0.7 * min(SIZE)), np.full(12, np.deg2rad(30.0)), np.linspace(0.9, 0.1, 12))
+    few = Proposals(every.center_yx[2:8], every.side[2:8], every.angle[2:8], every.confidence[2:8])
+    sides = (20.0, 200.0)
+    verifier, at_once = Verifier(query, rungs), Verifier(query, rungs).verify(every, sides)
+    before = verifier.verify(few, sides)
+    after = verifier.verify(every, sides)
+    assert before[0][0].correlation < after[0][0].correlation > 0.95
+    np.testing.assert_array_equal([m.matrix for m in after[0]], [m.matrix for m in at_once[0]])
+    np.testing.assert_array_equal(after[1], at_once[1])
 
 
 def test_places_that_overlap_are_one() -> None:

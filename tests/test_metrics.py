@@ -69,6 +69,17 @@ def test_quad_iou_of_squares_is_their_areas() -> None:
     assert metrics.quad_iou(square, turned) == pytest.approx(100 / 200)
 
 
+def test_one_quadrilateral_against_several_is_each_by_itself(rng: np.random.Generator) -> None:
+    square, flat = np.array([[0.0, 0], [0, 8], [8, 8], [8, 0]]), np.zeros((4, 2))
+    others = np.stack([square * rng.uniform(0.5, 2) + rng.uniform(-9, 9, 2) for _ in range(20)] + [flat])
+    found = metrics.quad_ious(square, others)
+    np.testing.assert_array_equal(found, [metrics.quad_iou(square, other) for other in others])
+    assert (found > 0.1).any()
+    assert (found == 0).any()
+    assert metrics.quad_iou(flat, flat) == 0
+    assert metrics.quad_ious(square, np.zeros((0, 4, 2))).shape == (0,)
+
+
 def test_corner_error_counts_in_sides() -> None:
     square = np.array([[0.0, 0], [0, 10], [10, 10], [10, 0]])
     assert metrics.corner_error(square + np.array([0.3, 0.4]), square) == pytest.approx(0.05)

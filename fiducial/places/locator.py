@@ -6,7 +6,7 @@ Glossary
     look: an image as verification sees it, local contrast and edges.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from fiducial.matching import (
     refine,
     with_side,
 )
-from fiducial.metrics import quad_iou
+from fiducial.metrics import quad_ious
 from fiducial.places.network import FTFY, Output
 from fiducial.records import Image, InputError, Places, Progress, Provenance
 from fiducial.steps import Steps
@@ -55,6 +55,7 @@ _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
 PROPOSALS, REFINED = 64, 10  # how many are verified, and how many of these refined
+GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -145,19 +146,21 @@ class PlaceLocator:
         sides = sides_to_search(query, source, scales)
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
-        filters = self.filters(view)
+        filters, verifier = self.filters(view), Verifier(view, rungs)
         parts: list[Proposals] = []
         steps = Steps(progress, sum(len(list(_tiles_of(rung))) for rung in rungs) + 2)
         steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
-                matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
+                likely = thin(parts, PROPOSALS, sides)
+                _, evidence = verifier.verify(likely, sides, GLANCED_AT)
                 if self.probability(evidence).max(initial=0.0) > CERTAIN:
+                    matches, evidence = verifier.verify(likely, sides)
                     sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                     break
             parts.append(self.propose(rung, filters, steps))
         else:
-            matches, evidence = verify(view, thin(parts, PROPOSALS, sides), rungs, sides)
+            matches, evidence = verifier.verify(thin(parts, PROPOSALS, sides), sides)
         steps.reach(steps.total)
         to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
         return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
@@ -309,36 +312,53 @@ def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Propo
     return _pick(p, np.array(kept, dtype=np.int64))
 
 
-def verify(
-    query: Gray, proposals: Proposals, rungs: list[Rung], sides: tuple[float, float]
-) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
-    """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
-    if not len(proposals):
-        return [], np.zeros((0, len(EVIDENCE)))
-    size = (query.shape[0], query.shape[1])
-    small = with_side(query, size, WORK_PX)
-    to_small = resize_transform(size, (small.shape[0], small.shape[1]))
-    near = partial(compare, look(small), to_small, rungs)
-    starts = list(_starts(size, proposals))
-    with ThreadPoolExecutor(2) as pool:
-        coarse = list(pool.map(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3), starts))
-        order = np.argsort([-match.correlation for match in coarse], kind="stable")
-        chosen = apart([coarse[i] for i in order], size, 2 * REFINED)
-        closer = list(pool.map(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1), chosen))
-        closer.sort(key=lambda match: -match.correlation)
-        finest = partial(refine, query, rungs)
-        refined = sorted(pool.map(finest, apart(closer, size, REFINED)), key=lambda match: -match.correlation)
-    refined = [
-        match for match in apart(refined, size, REFINED) if sides[0] / _SLACK <= match.scale * min(size) <= sides[1] * _SLACK
-    ]
-    background = np.array([match.correlation for match in coarse])
-    frames = [outline(match, size) for match in coarse]
-    rows = []
-    for match in refined:
-        own = outline(match, size)
-        others = background[[quad_iou(own, frame) < SAME_IOU for frame in frames]]
-        rows.append(_evidence(match, others, min(size)))
-    return refined, np.array(rows).reshape(-1, len(EVIDENCE))
+class Verifier:
+    """Compare places of one query with the pixels of one source, each place once, however often it is asked about."""
+
+    def __init__(self, query: Gray, rungs: list[Rung]) -> None:
+        self.size = query.shape[0], query.shape[1]
+        small = with_side(query, self.size, WORK_PX)
+        near = partial(compare, look(small), resize_transform(self.size, (small.shape[0], small.shape[1])), rungs)
+        self.coarse = _once(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3))
+        self.closer = _once(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1))
+        self.finest = _once(partial(refine, query, rungs))
+
+    def verify(
+        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED
+    ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+        """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
+        if not len(proposals):
+            return [], np.zeros((0, len(EVIDENCE)))
+        size, side = self.size, min(self.size)
+        with ThreadPoolExecutor(2) as pool:
+            coarse = list(pool.map(self.coarse, _starts(size, proposals)))
+            order = np.argsort([-match.correlation for match in coarse], kind="stable")
+            closer = list(pool.map(self.closer, apart([coarse[i] for i in order], size, 2 * most)))
+            closer.sort(key=lambda match: -match.correlation)
+            refined = sorted(pool.map(self.finest, apart(closer, size, most)), key=lambda match: -match.correlation)
+        refined = [
+            match for match in apart(refined, size, most) if sides[0] / _SLACK <= match.scale * side <= sides[1] * _SLACK
+        ]
+        background = np.array([match.correlation for match in coarse])
+        frames = np.array([outline(match, size) for match in coarse])
+        rows = []
+        for match in refined:
+            others = background[quad_ious(outline(match, size), frames) < SAME_IOU]
+            rows.append(_evidence(match, others, side))
+        return refined, np.array(rows).reshape(-1, len(EVIDENCE))
+
+
+def _once(compared: Callable[[Match], Match]) -> Callable[[Match], Match]:
+    """Return the function with a memory: the finest rung adds proposals to those that were verified without it."""
+    known: dict[tuple[bytes, float, int], Match] = {}
+
+    def remembered(match: Match) -> Match:
+        key = match.matrix.tobytes(), match.confidence, match.channel
+        if key not in known:
+            known[key] = compared(match)
+        return known[key]
+
+    return remembered
 
 
 def _evidence(match: Match, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
