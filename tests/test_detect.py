@@ -220,6 +220,17 @@ def candidates(*rows: tuple[float, float, float, float, float]) -> Candidates:
     return Candidates(np.stack([y, x], axis=1), radius, p, scale, np.zeros((len(rows), 0), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("radius", "apart", "count"), [(5, 1, 1), (5, 2, 2), (8, 3, 1), (8, 4, 2), (14, 6, 1), (14, 7, 2), (30, 12, 1)]
+)
+def test_of_peaks_that_are_nearer_than_their_radius_allows_the_highest_counts(radius: float, apart: int, count: int) -> None:
+    p = torch.full((1, 1, 40, 61), 0.01)
+    p[0, 0, 20, 30], p[0, 0, 20 + apart // 2, 30 + apart] = 0.9, 0.8
+    log_radius = torch.full_like(p, float(np.log2(radius / NOMINAL_RADIUS_PX)))
+    height = peaks(Output(p.logit(), log_radius, torch.zeros(1, 1, 1, 1)))[3]
+    np.testing.assert_allclose(np.sort(height)[::-1], [0.9, 0.8][:count], rtol=1e-5)
+
+
 def test_of_two_scales_that_see_one_blob_the_stronger_speaks_and_the_other_is_evidence() -> None:
     found, evidence = decode([candidates((50, 50, 12, 0.6, 1.0)), candidates((50.4, 49.8, 12.5, 0.9, 0.5))])
     assert len(found) == 1

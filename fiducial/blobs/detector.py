@@ -9,9 +9,9 @@ Glossary
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.spatial import cKDTree
 from scipy.special import logit
@@ -252,33 +252,31 @@ def peaks(
     A center is the vertex of the paraboloid that fits log P best, weighed by P², within about a third of the radius; the radius
     is the mean of the radius map there.
     """
-    p = output.logits.sigmoid()
-    rough = output.log_radius.exp2() * NOMINAL_RADIUS_PX
-    top, highest, reach, smallest = torch.zeros_like(p, dtype=torch.bool), p, 0, 0.0
-    for wider, largest in _PEAK_WINDOWS:
-        highest = _spread(highest, wider - reach)
-        top |= (p == highest) & (rough >= smallest) & (rough < largest)
-        reach, smallest = wider, largest
-    y, x = torch.nonzero((top & (p >= LEAST_P))[0, 0], as_tuple=True)
-    height, rough = p[0, 0, y, x], rough[0, 0, y, x]
+    p, log_radius = output.logits.sigmoid().cpu()[0, 0], output.log_radius.cpu()[0, 0]
+    y, x = torch.nonzero(torch.from_numpy(_tops(p.numpy(), (log_radius.exp2() * NOMINAL_RADIUS_PX).numpy())), as_tuple=True)
+    height, rough = p[y, x], log_radius[y, x].exp2() * NOMINAL_RADIUS_PX
     half = (0.35 * rough).round().clamp(1, 10).long()
     center_y, center_x = rough.double(), rough.double()
     radius = torch.zeros_like(rough)
     for n in sorted(set(half.tolist())):
         own = half == n
-        center_y[own], center_x[own], radius[own] = _refine(p[0, 0], output.log_radius[0, 0], (y[own], x[own]), n)
-    tall, wide = p.shape[-2:]
+        center_y[own], center_x[own], radius[own] = _refine(p, log_radius, (y[own], x[own]), n)
+    tall, wide = p.shape
     center_y, center_x = center_y.clamp(-0.5, tall - 0.5), center_x.clamp(-0.5, wide - 0.5)  # not beyond the outermost pixels
     radius = radius * NOMINAL_RADIUS_PX
-    at_y, at_x, r, top_p = (v.double().cpu().numpy() for v in (center_y, center_x, radius, height))
+    at_y, at_x, r, top_p = (v.double().numpy() for v in (center_y, center_x, radius, height))
     return at_y, at_x, r, top_p
 
 
-def _spread(p: Float32[Tensor, "b 1 h w"], reach: int) -> Float32[Tensor, "b 1 h w"]:
-    """Return the highest value within ± reach px, in steps of at most 3 px."""
-    for step in [3] * (reach // 3) + ([reach % 3] if reach % 3 else []):
-        p = F.max_pool2d(p, 2 * step + 1, 1, step)
-    return p
+def _tops(p: Float32[np.ndarray, "h w"], radius: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Say which pixels are candidates: the highest in the window for their radius."""
+    top, highest, reach, smallest = np.zeros(p.shape, np.bool_), p, 0, 0.0
+    for wider, largest in _PEAK_WINDOWS:
+        side = 2 * (wider - reach) + 1
+        highest = cv2.dilate(highest, np.ones((side, side), np.uint8))
+        top |= (p == highest) & (radius >= smallest) & (radius < largest)
+        reach, smallest = wider, largest
+    return top & (p >= LEAST_P)
 
 
 def _refine(
