@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from fiducial.records import InputError
@@ -80,6 +79,8 @@ def fit_evidence(
         z = x @ parameters[1:] + parameters[0]
         return float((np.logaddexp(0, z) - target * z).sum() + (parameters[1:] ** 2).sum() / 2)
 
+    from scipy.optimize import minimize  # noqa: PLC0415 (a third of a second, and only fits need it)
+
     found = minimize(loss, np.zeros(1 + len(names))).x
     return EvidenceCalibration(
         names, tuple(mean.tolist()), tuple(deviation.tolist()), tuple(found[1:].tolist()), float(found[0])
@@ -110,6 +111,8 @@ def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
     def loss(parameters: Float64[np.ndarray, " 2"]) -> float:
         z = np.exp(parameters[0]) * x + parameters[1]
         return float((np.logaddexp(0, z) - target * z).sum() + parameters[0] ** 2 / 2)
+
+    from scipy.optimize import minimize  # noqa: PLC0415 (as above)
 
     log_slope, intercept = minimize(loss, np.zeros(2)).x
     return float(np.exp(log_slope)), float(intercept)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from skimage.transform import estimate_transform
 
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
 
@@ -268,6 +267,8 @@ def _is_plausible(matrix: Matrix) -> bool:
 
 def _nearest_similarity(matrix: Matrix, moving: Gray) -> Matrix:
     """Return the similarity nearest to an affine transform on the strongest edges of the moving image."""
+    from skimage.transform import estimate_transform  # noqa: PLC0415 (slow to load, and only the inspection needs it)
+
     dx, dy = (cv2.Scharr(moving, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     strength = np.sqrt(dx * dx + dy * dy)
     points = np.argwhere(strength >= np.quantile(strength[::3, ::3], 0.95))[::7].astype(np.float64)

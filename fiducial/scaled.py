@@ -77,7 +77,7 @@ class Scaled:
 
 
 def _in_color(seen: Float32[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w 3"]:
-    return np.repeat(seen[..., None], 3, axis=2) if seen.ndim == 2 else seen
+    return cv2.cvtColor(seen, cv2.COLOR_GRAY2RGB) if seen.ndim == 2 else seen
 
 
 def read_shown(image: Image, longest_px: int) -> Float32[np.ndarray, "h w 3"]:

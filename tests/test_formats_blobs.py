@@ -69,6 +69,15 @@ def test_a_record_comes_back_from_json_and_equal_records_give_equal_bytes(tmp_pa
     assert (stated["count"], stated["count_interval"]) == (len(made), [len(made), len(made) + 4])
 
 
+def test_each_blob_is_a_line_of_json(tmp_path: Path) -> None:
+    made = record(3, 128)
+    made.save(tmp_path / "a.json")
+    lines = (tmp_path / "a.json").read_text(encoding="utf-8").splitlines()
+    first = lines.index(' "blobs": [') + 1
+    np.testing.assert_array_equal([json.loads(line.rstrip(","))["yx"] for line in lines[first : first + 3]], made.yx)
+    assert lines[first + 3] == " ],"
+
+
 def test_embeddings_come_back_from_json_to_six_digits_and_stay_there(tmp_path: Path) -> None:
     made = record(3, 128)
     made.save(tmp_path / "a.json")
