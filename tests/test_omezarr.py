@@ -319,7 +319,7 @@ def test_others_read_what_is_written_level_by_level(tmp_path: Path, layout: int)
 
 def test_levels_of_classes_hold_no_class_that_is_not_there(tmp_path: Path) -> None:
     mask = np.zeros((900, 1300), np.uint8)
-    mask[100:400, 200:700], mask[400:800, 300:800] = 2, 6
+    mask[101:401, 203:701], mask[401:805, 303:805] = 2, 6
     write_omezarr(tmp_path / "mask.zarr", from_array(mask), classes=True)
     group = zarr.open_group(tmp_path / "mask.zarr", mode="r")
     assert [set(np.unique(group[name][:])) for name in sorted(group)] == [{0, 2, 6}] * 3
