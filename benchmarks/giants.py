@@ -12,8 +12,8 @@ what the system says, and judged in a third. The truth is known by construction:
     inspect   a drawn board with damage, its template displaced; F1 of regions at IoU 0.33
     register  the terrain in other tones, displaced; mean error in pixels
 
-Formats: tiled TIFF (zlib), tiled GeoTIFF, OME-Zarr. `same`: the answer equals that from the first format; `register` begins where
-the map of a GeoTIFF says, so that its answer there is another one.
+Formats: tiled TIFF (zlib), tiled GeoTIFF, OME-Zarr. `same`: the answer equals that from the first format; `register` begins
+where the map of a GeoTIFF says, so that its answer there is another one.
 """
 
 import argparse
