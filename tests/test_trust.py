@@ -260,7 +260,7 @@ def test_calibrations_that_do_not_fit_together_are_refused(
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("family", ["blobs", "defects", "places"])
+@pytest.mark.parametrize("family", ["blobs", "defects", "keypoints", "places"])
 def test_the_shipped_weights_know_their_negatives(family: str) -> None:
     check = {verb.family: verb.check for verb in VERBS.values()}[family]
     strict, lax = (check(None, "cpu", 0.5, budget)[2] for budget in (0.1, 0.9))

@@ -30,7 +30,7 @@ Picture = UInt8[np.ndarray, "_ _"]
 
 GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0  # mean errors: right, nearly right, and what must not be accepted
 SHIFT = 0.15  # largest, in parts of the side
-SIDES_PX = (240, 640)  # of the images of a case
+SIDES_PX = (128, 640)  # of the images of a case
 _LEAST_SIDE_PX = 96
 UNKNOWN = Search(np.eye(3), False, RANGE, 180.0, "affine")  # of two images of one size
 

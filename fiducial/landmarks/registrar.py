@@ -62,6 +62,7 @@ CANDIDATES, FINALISTS = 6, 2  # votes that are matched, and matched ones that ar
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
 POINTS = 700  # matched in a frame
 SPACING_PX = 3  # between keypoints
+POINT_PX2 = 64  # of a frame, in which one keypoint is matched: nearer ones see much the same and tell little more
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
 ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits for what all angles bring
 CERTAIN = 0.8  # probability at which nothing else is searched
@@ -339,8 +340,8 @@ class ImageRegistrar:
         frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX)
         there, guesses = pair.see_fixed(frame, False), []
         placed = [frame.to_frame @ matrix for matrix in turned]
-        spans = [(16 * np.ceil(np.ptp(apply_transform(m, corners), axis=0) / 16 + 0.1)).astype(int).tolist() for m in placed]
-        sizes = [(tall, wide) for tall, wide in spans]  # of canvases, which hold all of a turned image
+        spans = [np.ptp(apply_transform(matrix, corners), axis=0) for matrix in placed]
+        sizes = [tuple((16 * np.maximum(np.ceil(span / 16 + 0.1), 2)).astype(int).tolist()) for span in spans]  # of canvases
         for size in dict.fromkeys(sizes):
             alike = [m for m, own in zip(placed, sizes, strict=True) if own == size]
             to_canvas = [shift(*image_center_yx(size)) @ shift(*-apply_transform(m, np.array([middle]))[0]) @ m for m in alike]
@@ -381,8 +382,7 @@ class ImageRegistrar:
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
         best = answer
         while scale < finest * 0.99:
-            scale = min(2 * scale, finest)
-            parts = []
+            scale, parts = min(2 * scale, finest), []
             for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2):
                 to_tile = shift(-y, -x) @ scale_transform(scale)
                 there = self.see(fixed, to_tile, size, by_peaks=False)
@@ -429,8 +429,10 @@ def _finalists(pair: Pair, guesses: list[Guess]) -> list[Guess]:
 def match_views(own: Seen, other: Seen, radius: int) -> Ties:
     """Match points of one view in another of its size, whose image counts as the moving one: keypoints, or cells of a grid."""
     both = torch.from_numpy(own.shown & other.shown)
-    spacing = max(SPACING_PX, round(0.6 * (float(both.sum()) / POINTS) ** 0.5))  # so that keypoints are spread
-    yx = _grid_points(both) if own.score is None else decode(own.score, both, POINTS, spacing)[0]
+    area = int(both.sum())
+    most = min(POINTS, area // POINT_PX2)
+    spacing = max(SPACING_PX, round(0.6 * (area / POINTS) ** 0.5))  # so that keypoints are spread
+    yx = _grid_points(both) if own.score is None else decode(own.score, both, most, spacing)[0]
     cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
     pairs = match_near(own.descriptors, other.descriptors, cells, (0.0, 0.0), radius)
     own_yx, other_yx = (
