@@ -459,7 +459,7 @@ BAD_TIFFS = [
     ),
     bad_tiff(
         "whose XML unpacks to 2 GB",
-        "damaged",
+        "defines entities",
         page(description=(2, ome('SizeZ="1" SizeC="1" SizeT="1"', "<x>&a9;</x>", LAUGHS))),
     ),
     bad_tiff("whose description is nested 100,000 deep", "damaged", page(description=(2, b'{"shape": ' + b"[" * 100_000))),

@@ -1,5 +1,6 @@
 """Properties of the readers: any pixels in any layout come back; any bytes, and any damage, give an answer or an InputError."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -118,4 +119,20 @@ def test_any_damage_to_the_header_of_weights_gives_them_or_a_refusal(tmp_path: P
     header = data.draw(damage(whole[8 : 8 + length]))
     length = data.draw(st.sampled_from([len(header), length, 2**63, 0]))
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", length) + header + whole[8 + length :])
+    read_or_refuse(tmp_path / "w.safetensors", load_weights)
+
+
+@IN_ONE_FOLDER
+@given(data=st.data())
+def test_any_value_in_the_header_of_weights_gives_them_or_a_refusal(tmp_path: Path, data: st.DataObject) -> None:
+    whole = good_weights()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    part = data.draw(st.sampled_from(["config", "calibration"]))
+    stated = json.loads(header["__metadata__"][part])
+    odd = [None, -1, 0, 7, 10**9, 1e300, float("nan"), "x", [], [8], [[8]], ["a", "a"], {}, True]
+    stated[data.draw(st.sampled_from(sorted(stated)))] = data.draw(st.sampled_from(odd))
+    header["__metadata__"][part] = json.dumps(stated)
+    packed = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(packed)) + packed + whole[8 + length :])
     read_or_refuse(tmp_path / "w.safetensors", load_weights)
