@@ -5,6 +5,7 @@
 """
 
 import argparse
+import hashlib
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -44,10 +45,18 @@ def main(check: Callable[[bytes], None], seeds: Mapping[str, bytes]) -> None:
     if atheris is None:
         sys.exit("atheris is not installed: pip install 'fiducial[fuzz]'")
     FOUND.mkdir(exist_ok=True)
+
+    def kept(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:
+            (FOUND / f"{Path(sys.argv[0]).stem}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
+            raise
+
     with TemporaryDirectory() as corpus:
         for number, seed in enumerate(seeds.values()):
             (Path(corpus) / str(number)).write_bytes(seed)
         limits = [f"-max_total_time={asked.seconds}", f"-timeout={SLOWEST_S}", "-rss_limit_mb=0", "-max_len=20000"]
         quiet = ["-verbosity=1", "-print_final_stats=1", f"-artifact_prefix={FOUND}/{Path(sys.argv[0]).stem}-"]
-        atheris.Setup([sys.argv[0], *limits, *quiet, corpus], check)
+        atheris.Setup([sys.argv[0], *limits, *quiet, corpus], kept)
         atheris.Fuzz()

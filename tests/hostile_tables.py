@@ -1,6 +1,7 @@
 """The tables, records and weights that users hand in: who reads each, and a good one to start damaging."""
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +56,18 @@ KINDS = {
     "table of points": Kind(datasets._read_points, "a.csv", _text("y,x,radius\n1,2,3\n4.5,6,7\n")),
     "table of pairs": Kind(inspections.pairs_from_csv, "a.csv", _text("sample,template\na.png,b.png\nc.png,b.png\n")),
 }
+
+
+def endless_regions() -> bytes:
+    """Return an archive of ImageJ's regions whose entry claims to go on beyond the file's end."""
+    whole = bytearray(good("ImageJ's regions"))
+    at = whole.index(b"PK\x01\x02") + 20
+    whole[at : at + 8] = struct.pack("<II", 10**6, 10**6)
+    return bytes(whole)
+
+
+# Found by fuzzing: who reads it, and what it was.
+FOUND = {"regions that go on beyond the end": ("ImageJ's regions", endless_regions)}
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
-from hostile_tables import KINDS, good, good_weights, load_weights
+from hostile_tables import FOUND, KINDS, good, good_weights, load_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +109,15 @@ def test_any_damage_to_a_table_or_record_gives_it_or_a_refusal(tmp_path: Path, k
     path = tmp_path / KINDS[kind].name
     path.write_bytes(data.draw(damage(good(kind)) | st.binary(max_size=50)))
     read_or_refuse(path, KINDS[kind].read)
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_fuzzing_found_is_refused(tmp_path: Path, what: str) -> None:
+    kind, content = FOUND[what]
+    path = tmp_path / KINDS[kind].name
+    path.write_bytes(content())
+    with pytest.raises(InputError):
+        KINDS[kind].read(path)
 
 
 @IN_ONE_FOLDER

@@ -6,6 +6,7 @@ counts from a pixel's center as the house does. PNG: the overlay, over black.
 """
 
 import json
+import lzma
 import struct
 import zipfile
 import zlib
@@ -41,6 +42,13 @@ FORMATS = (".csv", ".json", ".coco.json", ".geojson", ".roi.zip", ".points.csv",
 _POLYGON_POINTS = 32
 _ROI_VERSION = 227  # of ImageJ's format; from 223 on ovals are given to parts of a pixel
 _MAX_ROI_BYTES = 1 << 28  # over a million ovals, which take about 200 each; a stranger's archive must not unpack to more
+
+
+# What the readers of archives and of ROIs raise over bytes that are none.
+_NO_ROIS = (
+    OSError, EOFError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError,
+    zipfile.BadZipFile, struct.error, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -287,7 +295,7 @@ def blobs_from_rois(path: Path) -> Circles:
             rois = [ImagejRoi.frombytes(archive.read(entry)) for entry in entries]
         edges = np.array([_roi_edges(roi) for roi in rois], np.float64).reshape(len(rois), 4)
         return _circles(edges, [float(roi.properties.get("probability", np.nan)) for roi in rois])
-    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, struct.error, zlib.error) as error:
+    except _NO_ROIS as error:
         raise InputError(f"{path} is not an ImageJ ROI archive of ovals: {error!r}") from error
 
 
