@@ -121,7 +121,8 @@ def load(family: str, source: str | Path | None = None) -> Weights:
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a damaged header: {error!r}") from error
     config_type, network_type, calibration_type = FAMILIES[family]
-    network = _network(network_type, config_type, _strict(config_type, config, path), tensors, path)
+    made_of = _strict(config_type, config, path)
+    network = _network(network_type, config_type, made_of, tensors, path, where="cpu" if expected else "meta")
     calibration = None if stated is None else _calibration(calibration_type, stated, path)
     return Weights(path.stem, digest, family, network.eval(), calibration, card)
 
@@ -162,18 +163,24 @@ def _network(
     config: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
     path: Path,
+    *,
+    where: str,
 ) -> Network:
-    """Return the network of a configuration with these tensors; its size is compared with theirs before it takes memory."""
+    """Return the network of a configuration with these tensors.
+
+    Its size is first compared with theirs, on a device: "meta" takes no memory for it, but most of a second to be loaded.
+    """
     if any(abs(number) > _LARGEST for number in _numbers(tuple(config.values()))):
         raise InputError(f"{path}: numbers of a configuration must lie within ±{_LARGEST}, got {str(dict(config))[:200]}")
     try:
         made = config_type(**config)
-        with torch.device("meta"):
-            own = network_type(made).state_dict()
+        with torch.device(where):
+            network: Network = network_type(made)
+        own = network.state_dict()
         wrong = sorted(set(own) ^ set(tensors)) or sorted(name for name in own if own[name].shape != tensors[name].shape)
         if wrong:
             raise InputError(f"{path}: tensors do not fit the configuration, first {wrong[:3]}")
-        network: Network = network_type(made)
+        network = network if where == "cpu" else network_type(made)
         network.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})
     except InputError:
         raise

@@ -1,6 +1,8 @@
 """Weights come back as they were saved, strictly; training lowers the loss and resumes where it stopped."""
 
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +71,12 @@ def test_the_shipped_weights_are_the_published_ones() -> None:
     assert loaded.sha256 == weights.SHIPPED["defects"][1]
     assert loaded.calibration is not None
     assert {"data", "license", "recipe"} <= set(loaded.card)
+
+
+@pytest.mark.parametrize("family", ["blobs", "places"])
+def test_shipped_weights_are_loaded_without_torchs_compiler_which_takes_seconds(family: str) -> None:
+    code = f"import sys, fiducial.weights as w; w.load({family!r}); sys.exit(bool({{'torch._dynamo', 'sympy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_training_learns_resumes_and_leaves_its_curves(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -108,8 +108,10 @@ class GradientEnhancedConv(nn.Module):
         self.learned = conv_norm(dim, dim, 3, act=nn.ReLU())
         self.join = nn.Conv2d(2 * dim, dim, 1)
         self.focus = nn.Conv2d(2, 1, 7, padding=3)
-        x = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-        self.register_buffer("sobel", torch.stack([x, x.T])[:, None].repeat(dim, 1, 1, 1), persistent=False)  # (2D, 1, 3, 3)
+        x = [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]
+        y = [list(row) for row in zip(*x, strict=True)]
+        sobel = torch.tensor([[x], [y]])  # not stacked: on the meta device, a stack loads torch's compiler, for seconds
+        self.register_buffer("sobel", sobel.repeat(dim, 1, 1, 1), persistent=False)  # (2D, 1, 3, 3)
 
     def gradient(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         """Return G of each channel."""
