@@ -228,7 +228,7 @@ def one_line(status: int, said: str) -> bool:
     return status == 2 and said.startswith("fiducial: ") and said.endswith("\n") and len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("entry", [e for e in hostile.REFUSED if e not in hostile.CUT or e in hostile.CUT[::5]], ids=str)
+@pytest.mark.parametrize("entry", [e for e in hostile.REFUSED if e not in hostile.CUT or e in hostile.CUT[::12]], ids=str)
 def test_a_command_says_one_line_and_exits_with_2(tmp_path: Path, runner: Runner, entry: Entry) -> None:
     path = str(entry.make(tmp_path)).replace("\0", "")  # which no argument can hold
     budget = ["--max-bytes", str(entry.max_bytes), "-o", str(tmp_path / "out")]
@@ -237,7 +237,7 @@ def test_a_command_says_one_line_and_exits_with_2(tmp_path: Path, runner: Runner
     assert not (tmp_path / "out").exists()
 
 
-PICKED = ("empty file", "links in a circle", "pipe", "TIFF without strips", "PNG cut at 3072 bytes", "JPEG cut at 3072 bytes",
+PICKED = ("empty file", "pipe", "TIFF without strips", "PNG cut at 3072 bytes", 
           "GeoTIFF cut at 4096 bytes", "PNG that claims 100,000 × 100,000", "bad file of a name that is no UTF-8",
           "bad file of a name with a line break")  # fmt: skip
 
