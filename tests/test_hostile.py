@@ -237,7 +237,7 @@ def test_a_command_says_one_line_and_exits_with_2(tmp_path: Path, runner: Runner
     assert not (tmp_path / "out").exists()
 
 
-PICKED = ("empty file", "pipe", "TIFF without strips", "PNG cut at 3072 bytes", 
+PICKED = ("empty file", "pipe", "TIFF without strips", "PNG cut at 3072 bytes",
           "GeoTIFF cut at 4096 bytes", "PNG that claims 100,000 × 100,000", "bad file of a name that is no UTF-8",
           "bad file of a name with a line break")  # fmt: skip
 
