@@ -195,14 +195,17 @@ def wrap(clock: Clock) -> None:
 
 
 def find(name: str) -> tuple[object | None, str]:
-    """Return the module or the class that a name lives in, None where there is none, and its last part."""
+    """Return the module or the class that a name lives in, None where this state has none, and its last part."""
+    import fiducial  # noqa: PLC0415 (the state's own)
+
     home, _, last = name.rpartition(".")
     parent, _, kind = home.rpartition(".")
     in_class = kind[:1].isupper()
-    try:
-        module = import_module(f"fiducial.{parent if in_class else home}")
-    except ModuleNotFoundError:
+    where = parent if in_class else home
+    file = Path(fiducial.__file__).parent.joinpath(*where.split("."))
+    if not file.with_suffix(".py").exists() and not file.exists():  # an installed package would lend its own module
         return None, last
+    module = import_module(f"fiducial.{where}")
     return (getattr(module, kind, None) if in_class else module), last
 
 
