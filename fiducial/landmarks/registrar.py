@@ -58,13 +58,13 @@ SMALLEST_PX = LEAST_SIDE_PX  # of an image
 SEARCH_PX, WORK_PX = 256, 512  # longest side of the larger image in a frame, while searching and while matching
 TURN_DEG, STEP = 30.0, 1.35  # steps of the search over angles and scales
 RANGE = (0.6, 1.67)  # of scales, if nothing is known of them
-CANDIDATES, FINALISTS = 6, 2  # votes that are matched, and matched ones that are matched again in a finer frame
+CANDIDATES, FINALISTS = 6, 3  # votes that are matched, and matched ones that are matched again in a finer frame
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
 POINTS = 700  # matched in a frame
 SPACING_PX = 3  # between keypoints
 POINT_PX2 = 64  # of a frame, in which one keypoint is matched: nearer ones see much the same and tell little more
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
-ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits for what all angles bring
+ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits till those of all angles are answered
 CERTAIN = 0.8  # probability at which nothing else is searched
 TILE_PX, MARGIN_PX = 512, 64
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales, votes, matches
@@ -289,7 +289,7 @@ class ImageRegistrar:
     def answers(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
         """Yield answers from a search of the images as they lie, then from one at all angles.
 
-        Candidates of the first search on which few ties agree wait, and are answered if they are still among the best then.
+        Candidates of the first search on which few ties agree wait for the second, and the best of them is answered last.
         """
         steps = Steps(None, 1) if steps is None else steps
 
@@ -300,10 +300,10 @@ class ImageRegistrar:
         rounds = [[0.0], [a for a in np.arange(-180.0, 180.0, TURN_DEG).tolist() if a and abs(a) <= search.turn_deg]]
         waiting: list[Guess] = []
         for done, angles in enumerate(rounds, start=1):
-            best = _finalists(pair, [*waiting, *(self._guesses(pair, search, angles, steps) if angles else [])])
-            sure = [guess for guess in best if guess.strength >= ENOUGH or done == len(rounds)]
-            waiting = best[len(sure) :]
-            for guess in sure:
+            best, last = _finalists(pair, self._guesses(pair, search, angles, steps) if angles else []), done == len(rounds)
+            sure = [guess for guess in best if guess.strength >= ENOUGH or last]
+            waiting += best[len(sure) :]
+            for guess in [*sure, *(waiting[: max(1, FINALISTS - len(sure))] if last else [])]:
                 answer = self._answer(pair, guess.matrix, search)
                 steps.add()
                 if answer is not None:
