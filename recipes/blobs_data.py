@@ -13,9 +13,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from fiducial.blobs.samples import Pool
 from fiducial.crowds import Crowd
-from fiducial.datasets import CrowdImage, read_crowds
+from fiducial.datasets import CrowdImage, list_images, read_color, read_crowds
 
-LICENSE = "weights Apache-2.0; dsb2018: CC0; EMPS: MIT"
+LICENSE = "weights Apache-2.0; dsb2018: CC0; EMPS: MIT; volkov: modified Copernicus Sentinel data 2020"
+TEXTURES = "volkov/opt", 6  # images without blobs: which folder, every n-th of it
 SLIVER = 0.03  # area, in parts of the image's median, under which a label of dsb2018 is a slip of the annotator's
 ALIKE = 0.16  # distance of looks within a cluster
 FOLDS = {"fluorescence": 7, "stained": 4, "particles": 7}  # one fold of clusters is measured on, another calibrated on
@@ -79,5 +80,6 @@ def split(data: Path) -> Split:
     validated["particles"] = [image for image, f in zip(particles, fold, strict=True) if f == 3]
     groups["particles"] = [tuple(image for image, f in zip(particles, fold, strict=True) if f not in (1, 3))]
     weights = [SHARES[k] * np.sqrt([len(g) for g in own]) / np.sqrt([len(g) for g in own]).sum() for k, own in groups.items()]
-    pool = Pool(tuple(g for own in groups.values() for g in own), tuple(np.concatenate(weights).tolist()))
+    textures = tuple(read_color(path) for path in list_images(data / TEXTURES[0])[:: TEXTURES[1]])
+    pool = Pool(tuple(g for own in groups.values() for g in own), tuple(np.concatenate(weights).tolist()), textures)
     return Split(pool, calibrated, validated)

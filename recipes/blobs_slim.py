@@ -35,7 +35,7 @@ from fiducial.train.loop import Schedule
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018/ and emps/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018/, emps/ and volkov/")
     parser.add_argument("--out", type=Path, default=Path("runs/blobs_slim"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
@@ -44,7 +44,7 @@ def main() -> None:
     start = None if args.start is None else weights.load("blobs", args.start)
     before = "" if start is None else f" --start, from {start.card['recipe']}"
     card = {
-        "data": "clusters of dsb2018 and EMPS (recipes/blobs_data.py), and drawn crowds",
+        "data": "clusters of dsb2018 and EMPS (recipes/blobs_data.py), drawn crowds; without blobs: volkov/opt",
         "license": LICENSE,
         "recipe": f"recipes/blobs_slim.py --steps {args.steps} --rate {args.rate}{before}",
     }

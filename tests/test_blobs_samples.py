@@ -32,6 +32,7 @@ def _seed() -> None:
 def _never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every sample from the pool."""
     monkeypatch.setattr(samples, "DRAWN", 0.0)
+    monkeypatch.setattr(samples, "EMPTY", 0.0)
 
 
 def bright_disks(rng: np.random.Generator, channels: int = 1) -> CrowdImage:
@@ -215,6 +216,40 @@ def test_hostile_images_make_samples_like_any_other(picture: CrowdImage) -> None
             for part in (sample.image, sample.heat, sample.radius, sample.weight):
                 assert np.isfinite(part).all()
         assert shared.shape == (len(shared), 2)
+
+
+# Samples without blobs
+
+
+def test_background_keeps_away_from_every_blob(rng: np.random.Generator) -> None:
+    """Blobs are painted white, each with the distance that is kept: no window shows any white."""
+    crowd = disks(rng.uniform(0, 1, (9, 2)) * (400, 520), rng.uniform(4, 20, 9))
+    y, x = np.mgrid[:400, :520]
+    near = np.zeros((400, 520), bool)
+    for (cy, cx), radius in zip(crowd.yx, crowd.radius, strict=True):
+        near |= np.hypot(y - cy, x - cx) <= radius + samples.APART_PX
+    image = CrowdImage("painted", (255 * near).astype(np.uint8), crowd)
+    windows = [window for _ in range(40) if (window := samples.background(image, rng)) is not None]
+    assert len(windows) > 20
+    assert not any(window.any() for window in windows)
+    assert all(min(window.shape) >= samples.BACKGROUND_PX[0] for window in windows)
+
+
+def test_an_image_full_of_blobs_has_no_background(rng: np.random.Generator) -> None:
+    full = CrowdImage("full", np.zeros((90, 130), np.uint8), disks(np.array([[45.0, 65.0]]), np.array([60.0])))
+    assert samples.background(full, rng) is None
+
+
+@pytest.mark.usefixtures("_never_drawn")
+def test_textures_are_shown_and_hold_no_blobs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "EMPTY", 1.0)
+    columns = np.tile(np.where(np.arange(300) % 2, 0, 255).astype(np.uint8), (280, 1))
+    pool = samples.Pool((), (), (columns,))
+    drawn = [samples.make_sample(pool, np.random.default_rng(i), 64) for i in range(30)]
+    assert all(len(sample.crowd) == 0 and not sample.heat.any() and (sample.weight == 1).all() for sample in drawn)
+    monkeypatch.setattr(samples, "draw_crowd", lambda *_: (np.zeros((64, 64), np.float32), NOTHING))
+    lively = [samples.make_sample(pool, np.random.default_rng(i), 64).image.mean(axis=2).std() > 0.2 for i in range(30)]
+    assert 2 <= sum(lively) <= 25  # about a third are the texture
 
 
 def test_exposures_keep_three_channels_and_gray_stays_gray_in_them(rng: np.random.Generator) -> None:

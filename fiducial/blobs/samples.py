@@ -18,7 +18,7 @@ from fiducial import augment
 from fiducial.blobs.loss import CONTRAST, Truth, contrast_loss, loss, neighbors
 from fiducial.blobs.network import CADSN
 from fiducial.coords import Matrix, image_center_yx, resize_transform, shift, similarity
-from fiducial.crowds import Crowd, draw_crowd, heat_map
+from fiducial.crowds import Crowd, disks, draw_crowd, heat_map
 from fiducial.datasets import CrowdImage
 
 RADII_PX = (2.0, 36.0)  # of blobs that are to be found; smaller ones are not judged
@@ -26,6 +26,9 @@ TOO_LARGE_PX = 52.0  # radius from which a blob is not to be found at this scale
 TYPICAL_PX = (3.0, 22.0)  # the median radius of a sample, log-uniform
 WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and in pixels
 DRAWN, COLORED = 0.3, 0.4  # share of samples that are drawn, and of these in color
+EMPTY = 0.12  # share of samples that hold no blob
+APART_PX, BACKGROUND_PX, TRIES = 8.0, (64, 256), 40  # background: distance to any blob, side; windows that are tried
+NOTHING = disks(np.zeros((0, 2)), np.zeros(0))
 EACH_VIEW = 60  # blobs of a view that are contrasted
 
 Color = Float32[np.ndarray, "h w 3"]
@@ -33,10 +36,14 @@ Color = Float32[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Pool:
-    """Images to learn from, in groups (of one look, one laboratory), each with the share of the samples it gives."""
+    """Images to learn from, in groups (of one look, one laboratory), each with the share of the samples it gives.
+
+    `textures` hold no blobs.
+    """
 
     groups: tuple[tuple[CrowdImage, ...], ...]
     shares: tuple[float, ...]
+    textures: tuple[UInt8[np.ndarray, "h w *c"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ def make_pair(pool: Pool, rng: np.random.Generator, size: int) -> tuple[Sample, 
 
 
 def _source(pool: Pool, rng: np.random.Generator, size: int) -> tuple[UInt8[np.ndarray, "h w *c"], Crowd, bool]:
+    if rng.random() < EMPTY:
+        return _without_blobs(pool, rng, size), NOTHING, False
     if not pool.groups or rng.random() < DRAWN:
         typical = float(np.exp(rng.uniform(np.log(1.8), np.log(24))))
         spread = float(np.exp(rng.uniform(0, 0.8)))
@@ -104,13 +113,44 @@ def _source(pool: Pool, rng: np.random.Generator, size: int) -> tuple[UInt8[np.n
         share = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7))))
         radii = (max(1.5, typical / spread), max(1.6, typical * spread))
         image, crowd = draw_crowd(rng, (size + 48, size + 48), radii, (nearest, nearest + float(rng.uniform(0, 0.8))), share)
-        low, high = float(image.min()), float(image.max())
-        drawn = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-        shown = paint(drawn, rng) if rng.random() < COLORED else drawn
-        return (shown * 255).astype(np.uint8), crowd, True
-    group = pool.groups[int(rng.choice(len(pool.groups), p=pool.shares))]
-    chosen = group[int(rng.integers(len(group)))]
+        return _in_bytes(image, rng), crowd, True
+    chosen = _choose(pool, rng)
     return chosen.pixels, chosen.crowd, False
+
+
+def _choose(pool: Pool, rng: np.random.Generator) -> CrowdImage:
+    group = pool.groups[int(rng.choice(len(pool.groups), p=pool.shares))]
+    return group[int(rng.integers(len(group)))]
+
+
+def _in_bytes(image: Float32[np.ndarray, "h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w *c"]:
+    """Spread the tones of a drawn image, and color some."""
+    low, high = float(image.min()), float(image.max())
+    drawn = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    shown = paint(drawn, rng) if rng.random() < COLORED else drawn
+    return (shown * 255).astype(np.uint8)
+
+
+def _without_blobs(pool: Pool, rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "h w *c"]:
+    """Draw an image that holds no blob: a drawn background, one of the pool's textures, or background of its crowds."""
+    kind = rng.choice(["drawn", "texture", "background"])
+    if kind == "texture" and pool.textures:
+        return pool.textures[int(rng.integers(len(pool.textures)))]
+    if kind == "background" and pool.groups and (window := background(_choose(pool, rng), rng)) is not None:
+        return window
+    return _in_bytes(draw_crowd(rng, (size + 48, size + 48), (4.0, 8.0), (1.0, 1.0), 0.0)[0], rng)
+
+
+def background(image: CrowdImage, rng: np.random.Generator) -> UInt8[np.ndarray, "i j *c"] | None:
+    """Return a window that all blobs of the image stay away from; None if none was met with."""
+    full = np.array(image.pixels.shape[:2])
+    for _ in range(TRIES):
+        side = np.minimum(full, round(float(np.exp(rng.uniform(*np.log(BACKGROUND_PX))))))
+        corner = rng.integers(0, full - side + 1)
+        apart = np.linalg.norm(image.crowd.yx - np.clip(image.crowd.yx, corner, corner + side - 1), axis=1)
+        if (apart > image.crowd.radius + APART_PX).all():
+            return image.pixels[corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]]
+    return None
 
 
 def _draw_view(
