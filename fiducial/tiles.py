@@ -29,12 +29,6 @@ class Tile:
         (y0, x0, _, _), (top, left, bottom, right) = self.window, self.core
         return slice(top - y0, bottom - y0), slice(left - x0, right - x0)
 
-    @property
-    def core_in_image(self) -> tuple[slice, slice]:
-        """Rows and columns of the core within the image."""
-        top, left, bottom, right = self.core
-        return slice(top, bottom), slice(left, right)
-
 
 def tiles(size: tuple[int, int], tile_px: int, margin_px: int, *, shrink: bool = False) -> Iterator[Tile]:
     """Yield the tiles of an image, row by row; all have tile_px × tile_px pixels, or the image's side if that is less.

@@ -19,7 +19,7 @@ def test_cores_cover_every_pixel_once_with_margin(h: int, w: int, tile: int, mar
         for near, core_near, far, core_far, side in ((y0, top, y1, bottom, h), (x0, left, x1, right, w)):
             assert near == 0 or core_near - near >= margin
             assert far == side or far - core_far >= margin
-        seen[t.core_in_image] += 1
+        seen[top:bottom, left:right] += 1
     assert (seen == 1).all()
 
 
@@ -32,13 +32,12 @@ def test_margins_that_leave_no_core_are_an_error() -> None:
 def test_shrunken_tiles_are_as_many_and_keep_their_margins(side: int) -> None:
     full, least = list(tiles((side, 400), 512, 64)), list(tiles((side, 400), 512, 64, shrink=True))
     assert len(full) == len(least)
-    for tile in least:
-        (y0, _, y1, _), (top, _, bottom, _) = tile.window, tile.core
-        assert top - y0 >= 64 or y0 == 0
-        assert y1 - bottom >= 64 or y1 == side
     covered = np.zeros((side, 400), int)
     for tile in least:
-        covered[tile.core_in_image] += 1
+        (y0, _, y1, _), (top, left, bottom, right) = tile.window, tile.core
+        assert top - y0 >= 64 or y0 == 0
+        assert y1 - bottom >= 64 or y1 == side
+        covered[top:bottom, left:right] += 1
     assert (covered == 1).all()
     if side == 536:
         assert least[0].window[2] < 340
