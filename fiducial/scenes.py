@@ -15,6 +15,7 @@ from fiducial.scaled import Scaled
 Gray = Float32[np.ndarray, "_ _"]
 
 _KEPT_PX = 3_000_000  # pixels of a reduced copy that is kept whole
+_TONES_PX = 300_000  # pixels of it, about, that tell its tones
 _FLAT_PX = 33  # side of a window that holds one value alone where there are no data
 _REACH_PX = _FLAT_PX + 3  # around a view that are read: of the resampling, and to tell where there are no data
 
@@ -25,6 +26,7 @@ class Scene:
 
     Attributes:
         middle: gray value that stands for NaN and infinite values.
+        curve: of the tones of the whole image, for copies too large to be kept.
         copies: reduced copies that were read whole, equalized, by their power of two, and where each has data.
     """
 
@@ -40,7 +42,7 @@ class Scene:
         a neighborhood, as it does where there are no data.
         """
         back = np.linalg.inv(to_view)
-        halvings = _halvings(to_view, back, size)
+        halvings = _halvings(back, size)
         copy = Scaled(self.image, 2.0**-halvings, 0.0, 1.0, self.middle)
         to_copy = scale_transform(2.0**-halvings) @ back  # from pixels of the view
         if copy.size[0] * copy.size[1] <= _KEPT_PX:
@@ -63,7 +65,7 @@ class Scene:
         if halvings not in self.copies:
             seen = _gray(copy.read((0, 0, *copy.size)))
             present = _with_data(seen)
-            curve = tone_curve(seen[present > 0][:: max(1, seen.size // 300_000)])
+            curve = tone_curve(seen[present > 0][:: max(1, seen.size // _TONES_PX)])
             self.copies[halvings] = equalize(seen, curve), present
         return self.copies[halvings]
 
@@ -78,8 +80,11 @@ def open_scene(image: Image) -> Scene:
     return Scene(image, float(np.median(values)), tone_curve(values))
 
 
-def _halvings(to_view: Matrix, back: Matrix, size: tuple[int, int]) -> int:
-    """Return how often to halve an image so that its copy is not much finer than a view of it, in the view's middle."""
+def _halvings(back: Matrix, size: tuple[int, int]) -> int:
+    """Return how often to halve an image so that its copy is not much finer than a view of it, in the view's middle.
+
+    `back` is the transform from pixels of the view to the image's.
+    """
     y, x = image_center_yx(size)
     steps = apply_transform(back, np.array([[y, x], [y, x + 1], [y + 1, x]]))
     area = abs(float(np.linalg.det(steps[1:] - steps[0])))  # of a pixel of the view, in pixels of the image
