@@ -81,6 +81,7 @@ OWNERS = {
         "defects.inspector.decode",
         "places.locator.decode",
         "landmarks.registrar.decode",
+        "landmarks.views.decode",
     ),
     "write": (
         "detections.write_detection",

@@ -21,7 +21,8 @@ from rich.progress import track
 from fiducial import api
 from fiducial.coords import shift
 from fiducial.images import from_array, write_image
-from fiducial.landmarks.registrar import NARROW, ImageRegistrar, match_views
+from fiducial.landmarks.registrar import NARROW, ImageRegistrar
+from fiducial.landmarks.views import match_views
 from fiducial.scenes import Scene, open_scene
 
 WINDOW_PX, WINDOWS, ROUNDS = 256, 7, 2  # side of a window, windows along a side of a tile

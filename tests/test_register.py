@@ -17,7 +17,7 @@ import fiducial
 from fiducial import api, augment, cli, registrations
 from fiducial.coords import Matrix, image_center_yx, shift, similarity, to_corner_frame
 from fiducial.estimation import transform_distance
-from fiducial.landmarks.registrar import SPACING_PX
+from fiducial.landmarks.views import SPACING_PX
 from fiducial.records import InputError, Registration
 
 SIZE = (230, 290)  # of fixed images

@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
 from fiducial.coords import (
     Matrix,
     apply_transform,
-    cell_centers_yx,
     corners_yx,
     image_center_yx,
-    sample_bilinear,
     scale_transform,
     shift,
     similarity,
@@ -31,6 +27,7 @@ from fiducial.coords import (
 from fiducial.estimation import Model, held_out_error, residuals, transform_distance
 from fiducial.georeference import Search, correction
 from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
+from fiducial.landmarks.views import Seen, decode, describe_points, match_views, only_shown
 from fiducial.layers import fold_norms
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
@@ -52,7 +49,7 @@ from fiducial.ties import (
     spread_tiles,
 )
 from fiducial.tiles import tiles
-from fiducial.voting import match_near, vote
+from fiducial.voting import vote
 
 SMALLEST_PX = LEAST_SIDE_PX  # of an image
 SEARCH_PX, WORK_PX = 256, 512  # longest side of the larger image in a frame, while searching and while matching
@@ -60,33 +57,13 @@ TURN_DEG, STEP = 30.0, 1.35  # steps of the search over angles and scales
 RANGE = (0.6, 1.67)  # of scales, if nothing is known of them
 CANDIDATES, FINALISTS = 6, 3  # votes that are matched, and matched ones that are matched again in a finer frame
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
-POINTS = 700  # matched in a frame
-SPACING_PX = 3  # between keypoints
-POINT_PX2 = 64  # of a frame, in which one keypoint is matched: nearer ones see much the same and tell little more
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
 ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits till those of all angles are answered
 CERTAIN = 0.8  # probability at which nothing else is searched
-TILE_PX, MARGIN_PX = 512, 64
-_ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales, votes, matches
+TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
+_ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales of RANGE, votes, matches
 _FRAMES_KEPT = 4  # of the fixed image, with what the network says of them
 _ALIKE = 0.05  # change of scale for which no other frame is rendered
-
-Yx = Float64[np.ndarray, "n 2"]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A view of an image and what the network says of it.
-
-    Attributes:
-        to_view: from the image's pixels. shown: which pixels show the image.
-        score: O; None where it was not asked for.
-    """
-
-    to_view: Matrix
-    shown: Bool[np.ndarray, "h w"]
-    descriptors: Float32[Tensor, "d i j"]
-    score: Float32[Tensor, "h w"] | None
 
 
 @dataclass(frozen=True)
@@ -113,40 +90,6 @@ class Guess:
 
     matrix: Matrix
     strength: float
-
-
-def decode(
-    score: Float32[Tensor, "H W"], shown: Bool[Tensor, "H W"], most: int, spacing_px: int = SPACING_PX
-) -> tuple[Yx, Float64[np.ndarray, " n"]]:
-    """Return the places of the highest O, each at least `spacing_px` along an axis from those before it, and O there.
-
-    A place that is a peak is given to a fraction of a pixel. Points are taken in rounds: all that are highest in their
-    neighborhood, then the same of what these leave.
-    """
-    grid, kernel = score.cpu().numpy(), np.ones((2 * spacing_px - 1, 2 * spacing_px - 1), np.uint8)
-    left = np.where(shown.cpu().numpy(), grid, np.float32(0))
-    parts, found = [np.zeros((0, 2), int)], np.zeros(0, np.float32)
-    while (found > left.max()).sum() < most:
-        taken = (left == cv2.dilate(left, kernel)) & (left > 0)
-        if not taken.any():
-            break
-        parts.append(np.argwhere(taken))
-        found = np.concatenate([found, left[taken]])
-        left[cv2.dilate(taken.astype(np.uint8), kernel) > 0] = 0
-    order = np.argsort(-found, kind="stable")[:most]
-    yx = np.concatenate(parts)[order]
-    return yx + _offset(grid, yx), found[order].astype(np.float64)
-
-
-def _offset(grid: Float32[np.ndarray, "H W"], yx: Int[np.ndarray, "n 2"]) -> Yx:
-    """Return how far the top of a parabola through a peak and its neighbors lies from it; 0 for what is no peak."""
-    padded, (y, x) = np.pad(grid, 1, mode="edge").astype(np.float64), (yx + 1).T
-    middle, parts = padded[y, x], []
-    for low, high in ((padded[y - 1, x], padded[y + 1, x]), (padded[y, x - 1], padded[y, x + 1])):
-        bend = 2 * middle - low - high
-        is_peak = (middle >= low) & (middle >= high) & (bend > 1e-9)
-        parts.append(np.where(is_peak, (high - low) / (2 * np.maximum(bend, 1e-9)), 0.0))
-    return np.clip(np.stack(parts, axis=1), -0.5, 0.5)
 
 
 class ImageRegistrar:
@@ -177,7 +120,7 @@ class ImageRegistrar:
             own = ((place.round() >= (top, left)) & (place.round() < (bottom, right))).all(1)
             places.append(place[own])
             scores.append(score[own])
-            vectors.append(_describe(output.descriptors[0], yx[own]))
+            vectors.append(describe_points(output.descriptors[0], yx[own]))
             if progress is not None:
                 progress(done, len(parts))
         score = np.concatenate(scores)
@@ -207,7 +150,7 @@ class ImageRegistrar:
         """Return the descriptors of views, zero for cells that show nothing."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             described = self.network.describe(self._batch(views)).float().cpu()
-        return _alone(described, shown)
+        return only_shown(described, shown)
 
     def _batch(self, views: Float32[np.ndarray, "b h w"]) -> Float32[Tensor, "b 1 h w"]:
         batch = torch.from_numpy(np.ascontiguousarray(views))[:, None].to(self.device)
@@ -289,7 +232,7 @@ class ImageRegistrar:
     def answers(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
         """Yield answers from a search of the images as they lie, then from one at all angles.
 
-        Candidates of the first search on which few ties agree wait for the second, and the best of them is answered last.
+        Candidates of the first search on which few ties agree wait for the second, and the best of them are answered last.
         """
         steps = Steps(None, 1) if steps is None else steps
 
@@ -358,7 +301,7 @@ class ImageRegistrar:
         if not by_peaks:
             return Seen(to_view, shown, self.describe(view[None], shown[None])[0], None)
         output = self.forward(view)
-        return Seen(to_view, shown, _alone(output.descriptors, shown[None])[0], output.score[0])
+        return Seen(to_view, shown, only_shown(output.descriptors, shown[None])[0], output.score[0])
 
     def _answer(self, pair: Pair, matrix: Matrix, search: Search) -> Answer | None:
         """Match twice in a finer frame, first over a wide neighborhood, then keypoints over a narrow one; judge the result."""
@@ -404,18 +347,6 @@ def _open(image: Image) -> Scene:
     return open_scene(image)
 
 
-def _describe(descriptors: Float32[Tensor, "d h w"], yx: Yx) -> Float32[np.ndarray, "n d"]:
-    """Sample descriptors at points in pixels."""
-    cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
-    return F.normalize(sample_bilinear(descriptors[None], cells[None, :, None], "border")[0, :, :, 0].T, dim=1).numpy()
-
-
-def _alone(described: Float32[Tensor, "b d i j"], shown: Bool[np.ndarray, "b h w"]) -> Float32[Tensor, "b d i j"]:
-    """Return descriptors with zeros for cells that show nothing."""
-    cells = F.adaptive_avg_pool2d(torch.from_numpy(shown.astype(np.float32))[:, None], (described.shape[2], described.shape[3]))
-    return described * (cells > 0.5)
-
-
 def _finalists(pair: Pair, guesses: list[Guess]) -> list[Guess]:
     """Return the strongest guesses that lie apart, the best first."""
     kept: list[Guess] = []
@@ -424,27 +355,3 @@ def _finalists(pair: Pair, guesses: list[Guess]) -> list[Guess]:
         if all(not transform_distance(other.matrix, guess.matrix, *pair.sizes) < reach_px for other in kept):
             kept.append(guess)
     return kept[:FINALISTS]
-
-
-def match_views(own: Seen, other: Seen, radius: int) -> Ties:
-    """Match points of one view in another of its size, whose image counts as the moving one: keypoints, or cells of a grid."""
-    both = torch.from_numpy(own.shown & other.shown)
-    area = int(both.sum())
-    most = min(POINTS, area // POINT_PX2)
-    spacing = max(SPACING_PX, round(0.6 * (area / POINTS) ** 0.5))  # so that keypoints are spread
-    yx = _grid_points(both) if own.score is None else decode(own.score, both, most, spacing)[0]
-    cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
-    pairs = match_near(own.descriptors, other.descriptors, cells, (0.0, 0.0), radius)
-    own_yx, other_yx = (
-        apply_transform(np.linalg.inv(seen.to_view), found * STRIDE + (STRIDE - 1) / 2)
-        for seen, found in ((own, pairs.own_yx), (other, pairs.other_yx))
-    )
-    return Ties(other_yx, own_yx, pairs.similarity, pairs.mutual)
-
-
-def _grid_points(shown: Bool[Tensor, "h w"]) -> Yx:
-    """Return the centers of cells that show something, about POINTS of them."""
-    centers = cell_centers_yx((shown.shape[0] // STRIDE * STRIDE, shown.shape[1] // STRIDE * STRIDE), STRIDE)
-    at = centers.astype(int)
-    kept = centers[shown.numpy()[at[:, 0], at[:, 1]]]
-    return kept[:: max(1, len(kept) // POINTS)]
