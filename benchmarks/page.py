@@ -134,17 +134,27 @@ def beside(family: str, results: Path) -> list[Markup]:
         shared = known[2 * known.groupby("data")["data"].transform("size") >= len(metrics)]
         shared = shared.assign(method=[pages.answer(f"fiducial, {where}") for where in shared["data"]])
         both = pd.concat([shared, rows])[["method", "metric", "value"]]
-        both["value"] = [tables.words(value) for value in both["value"]]
+        both["value"] = [cell(value) for value in both["value"]]
         wide = both.pivot_table(index="method", columns="metric", values="value", aggfunc="first", sort=False)
         wide = wide.reindex(index=list(dict.fromkeys(both["method"])), columns=metrics).fillna("").reset_index()
         parts += [pages.table(wide, caption=f"{data}. {source}"), pages.note(f"How it differs: {differs}.")]
     return parts
 
 
+def cell(value: object) -> str:
+    """Return a cell of the page: as in the docs, but an interval stands below its score."""
+    score, space, interval = tables.words(value).partition(" (")
+    return (
+        pages.with_interval(score, f"({interval}")
+        if space and interval.endswith(")") and "–" in interval
+        else tables.words(value)
+    )
+
+
 def table_of(name: str, results: Path) -> Markup:
     """Return a result file as a table of the page, and where it was measured."""
     table = tables.read(name, results)
-    shown = tables.for_people(name, table).map(tables.words)
+    shown = tables.for_people(name, table).map(cell)
     where = f"{name}.csv. {tables.made(table).strip()}" if "commit" in table else f"{name}.csv"
     return pages.table(shown, caption=CAPTIONS.get(name, name.replace("_", " "))) + pages.note(where)
 

@@ -23,7 +23,10 @@ from fiducial.records import InputError
 from fiducial.version import VERSION
 
 FIGURE_PX = 1024  # longest side of an embedded picture
+LONG_WORD = 24  # characters of a word that may break on paper
 TONES = ("plain", "good", "bad", "refused")  # of a word that answers
+
+_NUMBER = r"[-−+]?\d[\d,]*\.?\d*(e[-+]?\d+)?( ?%)?"
 
 _PAGE = Markup("""<!doctype html>
 <html lang="en">
@@ -95,11 +98,13 @@ figcaption { margin-top: .4rem; color: var(--soft); font-size: .875rem; line-hei
 .scroll { overflow-x: auto; width: fit-content; max-width: 100%; margin: .75rem 0 1rem; border-bottom: 1px solid var(--rule); }
 .scroll:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums lining-nums; }
-caption { caption-side: top; text-align: left; padding: 0 0 .4rem; color: var(--soft); }
+.caption { margin: 1.25rem 0 .4rem; color: var(--soft); font-size: .875rem; }
+.caption + .scroll { margin-top: 0; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; border-bottom: 1px solid var(--ink); }
 tbody tr + tr > td { border-top: 1px solid var(--rule); }
 td { max-width: 24rem; overflow-wrap: break-word; }
+td small { display: block; color: var(--soft); font-size: .75rem; }
 .number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; }
 dl {
@@ -128,13 +133,13 @@ footer { margin-top: 3.5rem; padding-top: .75rem; border-top: 1px solid var(--ru
   html { font-size: 9.5pt; }
   body { padding: 0; max-width: none; font-size: 1rem; }
   h2 { margin-top: 2rem; } h3 { margin-top: 1.5rem; }
-  h2, h3, h2 + p, h3 + p, .label, caption { break-after: avoid; }
+  h2, h3, h2 + p, h3 + p, .label, .caption { break-after: avoid; }
   figure, pre, .scroll, tr, dl { break-inside: avoid; }
   thead { display: table-header-group; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(75mm, 1fr)); }
   figure img, .figures img, .figures > .wide img { max-height: 85mm; }
   .scroll { overflow: visible; }
-  table { font-size: 7.5pt; max-width: 100%; } th, td { padding-right: 2.5mm; } td { overflow-wrap: anywhere; }
+  table { font-size: 7.5pt; max-width: 100%; } th, td { padding-right: 2.5mm; } td.long { overflow-wrap: anywhere; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   a { color: inherit; text-decoration: none; }
 }
@@ -212,11 +217,16 @@ def table(frame: pd.DataFrame, caption: str = "", digits: int = 4) -> Markup:
     head = _row("th", (_breakable(str(name)) for name in frame.columns), right)
     columns = [_shown_alike(list(frame.iloc[:, i]), digits) for i in range(frame.shape[1])]
     rows = (_row("td", cells, right) for cells in zip(*columns, strict=True))
-    words = Markup("<caption>{}</caption>\n").format(caption) if caption else ""
+    words = Markup('<p class="caption">{}</p>\n').format(caption) if caption else Markup("")
     box = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">\n').format(caption or "Table")
-    return Markup("{}<table>\n{}<thead>{}</thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n").format(
-        box, words, head, Markup("").join(rows)
+    return Markup("{}{}<table>\n<thead>{}</thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n").format(
+        words, box, head, Markup("").join(rows)
     )
+
+
+def with_interval(value: str, interval: str) -> Markup:
+    """Return a table's cell: a number, and below it how sure that is."""
+    return Markup("{} <small>{}</small>").format(value, interval)
 
 
 def shown(value: object, digits: int = 4) -> Markup:
@@ -252,12 +262,11 @@ def _decimals(value: float, digits: int) -> int:
 
 
 def _row(tag: str, cells: Iterable[Markup], right: Sequence[bool]) -> Markup:
-    made = (
-        Markup('<{0}{1} class="number">{2}</{0}>' if number else "<{0}{1}>{2}</{0}>").format(
-            tag, Markup(' scope="col"') if tag == "th" else "", cell
-        )
-        for cell, number in zip(cells, right, strict=True)
-    )
+    made, scope = [], Markup(' scope="col"') if tag == "th" else ""
+    for cell, number in zip(cells, right, strict=True):
+        long = any(len(word) > LONG_WORD for word in cell.striptags().split())
+        kind = Markup(' class="number"') if number else Markup(' class="long"') if long else ""
+        made.append(Markup("<{0}{1}{2}>{3}</{0}>").format(tag, scope, kind, cell))
     return Markup("<tr>{}</tr>\n").format(Markup("").join(made))
 
 
@@ -271,7 +280,7 @@ def _is_numeric(column: pd.Series) -> bool:
 
 def _reads_as_number(value: object) -> bool:
     text = value.striptags() if isinstance(value, Markup) else value
-    return isinstance(text, str) and re.fullmatch(r"[-−+]?\d[\d,]*\.?\d*(e[-+]?\d+)?( ?%)?", text) is not None
+    return isinstance(text, str) and re.fullmatch(rf"{_NUMBER}( \({_NUMBER}–{_NUMBER}\))?", text) is not None
 
 
 def _breakable(name: str) -> Markup:

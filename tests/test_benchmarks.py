@@ -262,7 +262,7 @@ def test_the_page_holds_every_table_and_puts_published_numbers_beside_ours(tmp_p
     ran = pd.DataFrame([{"script": "blobs_real", "answer": "done", "why": "", "seconds": 12.0}])
     page.write(tmp_path, ran, quick=True)
     text = (tmp_path / "index.html").read_text()
-    assert text.count("0.500 (0.38–0.62)") >= 3  # the table, CADSN's scenes, StarDist's nuclei
+    assert text.count(">0.500 <small>(0.38–0.62)</small><") >= 3  # the table, CADSN's scenes, StarDist's nuclei
     assert "StarDist 2D, example notebook" in text
     assert "&lt;b&gt;giant" in text
     assert "http" not in re.sub(r"data:image/[^\"]*", "", text)
