@@ -121,6 +121,8 @@ def correlation(a: Gray, b: Gray, valid: Bool[np.ndarray, "h w"]) -> float:
 def score(moving: Gray, fixed: Gray, matrix: Matrix) -> float:
     """Return the score of an alignment, as `Alignment` defines it; the images are blurred already."""
     moved, covered = warp(moving, matrix, fixed.shape)
+    if not covered.any():
+        return -1.0
     return correlation(moved, fixed, covered) * min(1.0, 2 * float(covered.mean()))
 
 
@@ -215,11 +217,11 @@ def _reduce(image: Gray, factor: float) -> tuple[Gray, Matrix]:
 
 
 def _edges(image: Gray) -> Gray:
-    """Return the gradient's magnitude, without its mean and tapered at the border: blind to slow changes of light."""
+    """Return the root of the gradient's magnitude, less its mean and tapered at the border: blind to slow changes of light."""
     dx, dy = (cv2.Scharr(image, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
-    magnitude = np.sqrt(np.sqrt(dx * dx + dy * dy))
+    root = np.sqrt(np.sqrt(dx * dx + dy * dy))  # so that a few strong edges do not decide alone
     window = cv2.createHanningWindow(image.shape[::-1], cv2.CV_32F)
-    return (magnitude - magnitude.mean()) * np.sqrt(window)
+    return (root - root.mean()) * np.sqrt(window)
 
 
 def _best_shift(moving: Gray, size: tuple[int, ...], spectrum: np.ndarray, around: Matrix) -> tuple[float, Matrix]:

@@ -116,3 +116,9 @@ def test_undefined_pixels_become_0_and_move_no_tone(rng: np.random.Generator) ->
     np.testing.assert_allclose(out[6:], seen(image[5:])[1:], atol=0.01)
     for empty in (np.full((4, 5), np.nan, np.float32), np.full((4, 5), 17.0, np.float32)):
         np.testing.assert_array_equal(seen(empty), np.zeros((4, 5)))
+
+
+def test_images_that_do_not_overlap_score_minus_one(rng: np.random.Generator) -> None:
+    image = rng.random((40, 55), np.float32)
+    assert geometry.score(image, image, np.eye(3)) == pytest.approx(1)
+    assert geometry.score(image, image, shift(0, 60)) == -1
