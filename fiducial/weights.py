@@ -118,7 +118,7 @@ def load(family: str, source: str | Path | None = None) -> Weights:
         raise InputError(f"expected weights of family {family!r}, {path} holds {header.get('family')!r}")
     try:
         config, stated, card = (json.loads(header[name]) for name in ("config", "calibration", "card"))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} has a damaged header: {error!r}") from error
     config_type, network_type, calibration_type = FAMILIES[family]
     made_of = _strict(config_type, config, path)

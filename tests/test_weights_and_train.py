@@ -45,6 +45,9 @@ def test_damaged_strange_and_missing_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="family"):
         weights.load("defects", path)
+    save_file({"x": torch.zeros(1)}, path, {"family": "defects", "config": "{}", "calibration": "null", "card": "[" * 100_000})
+    with pytest.raises(InputError, match="damaged header"):
+        weights.load("defects", path)
     with pytest.raises(InputError, match="must be a file or"):
         weights.load("defects", tmp_path / "none.safetensors")
 
