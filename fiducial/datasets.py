@@ -58,21 +58,39 @@ def read_deeppcb(root: Path, groups: tuple[str, ...] | None = None, every: int =
     """Yield the pairs of DeepPCB's `trainval.txt` (or of those groups, every n-th), with masks derived from boxes.
 
     Raises:
-        InputError: the folder does not hold DeepPCB.
+        InputError: the folder does not hold DeepPCB, or a line of its lists cannot be meant.
     """
     base = root / "PCBData" if (root / "PCBData").is_dir() else root
     if not (base / "trainval.txt").is_file():
         raise InputError(f"expected DeepPCB (PCBData/trainval.txt) in {root}, found none")
     rows = [line.split() for line in (base / "trainval.txt").read_text().splitlines() if line.strip()]
+    if strange := [row for row in rows if len(row) != 2]:
+        raise InputError(f"a line of {base / 'trainval.txt'} must name an image and its boxes, got {' '.join(strange[0])[:80]}")
     chosen = [row for row in rows if groups is None or row[0].split("/")[0].removeprefix("group") in groups]
     for image, truth in chosen[::every]:
         stem = base / image.rsplit(".", 1)[0]
         sample, template = (_read_gray(_existing(stem, ending)) for ending in ("_test", "_temp"))
-        table = np.loadtxt(base / truth, dtype=np.int64, ndmin=2)
+        if sample.shape != template.shape:
+            raise InputError(f"sample and template must have one size, {stem.name} has {sample.shape} and {template.shape}")
+        table = _read_boxes(base / truth)
         boxes = pixel_edges_to_yx(table[:, [1, 0, 3, 2]])
         mask, number = mask_from_boxes(sample, template, boxes, table[:, 4])
         group = image.split("/")[0].removeprefix("group")
         yield InspectionPair(stem.name, group, sample, template, mask, number, boxes, table[:, 4])
+
+
+def _read_boxes(path: Path) -> Int[np.ndarray, "n 5"]:
+    """Read a line for each defect: x0, y0, x1, y1 from the image's corner, and the class from 1; no lines are no defects."""
+    try:
+        lines = [[int(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
+        table = np.array(lines, np.int64).reshape(-1, 5)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"expected lines of x0 y0 x1 y1 class in {path}: {error}") from error
+    x0, y0, x1, y1, kind = table.T
+    known = (x0 >= 0) & (y0 >= 0) & (x1 > x0) & (y1 > y0) & (kind >= 1) & (kind <= len(DEEPPCB_CLASSES))
+    if not known.all():
+        raise InputError(f"expected x0 y0 x1 y1 class in {path}, got {' '.join(map(str, table[~known][0].tolist()))}")
+    return table
 
 
 def is_deeppcb(root: Path) -> bool:
@@ -333,7 +351,7 @@ def _read_points(path: Path) -> Crowd:
         return disks(yx, known["radius"].to_numpy(np.float64) if len(yx) else np.zeros(0))
     if len(yx) == 1:
         raise InputError(f"{path} needs a column radius: the size of a single blob cannot be guessed")
-    apart = float(np.median(np.asarray(cKDTree(yx).query(yx, 2)[0])[:, 1])) if len(yx) else 1.0
+    apart = float(np.median(np.asarray(cKDTree(yx).query(yx, 2)[0])[:, 1]))
     if apart == 0:
         raise InputError(f"{path} lists most points twice: a size cannot be guessed, add a column radius")
     return disks(yx, np.full(len(yx), apart / 3))

@@ -49,6 +49,43 @@ def test_groups_choose_pairs_and_none_left_is_said(tmp_path: Path, rng: np.rando
         datasets.read_pairs(tmp_path, but=("7",))
 
 
+@pytest.mark.parametrize(
+    ("boxes", "match"),
+    [
+        ("10 10 30 x 2", "expected lines of x0 y0 x1 y1 class"),
+        ("10 10 30 30", "expected lines of x0 y0 x1 y1 class"),
+        ("30 10 10 30 2", "got 30 10 10 30 2"),
+        ("10 10 30 30 7", "got 10 10 30 30 7"),
+        (None, "expected lines"),
+    ],
+)
+def test_boxes_that_cannot_be_meant_are_named(tmp_path: Path, rng: np.random.Generator, boxes: str | None, match: str) -> None:
+    write_deeppcb(tmp_path, rng)
+    path = tmp_path / "PCBData" / "group7" / "7_not" / "70001.txt"
+    path.unlink() if boxes is None else path.write_text(boxes)
+    with pytest.raises(InputError, match=match) as error:
+        list(datasets.read_deeppcb(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_line_without_boxes_and_a_template_of_another_size_are_named(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_deeppcb(tmp_path, rng)
+    cv2.imwrite(str(tmp_path / "PCBData" / "group7" / "7" / "70001_temp.png"), np.zeros((50, 60), np.uint8))
+    with pytest.raises(InputError, match="one size"):
+        list(datasets.read_deeppcb(tmp_path))
+    (tmp_path / "PCBData" / "trainval.txt").write_text("group7/7/70001.jpg\n")
+    with pytest.raises(InputError, match="must name an image and its boxes"):
+        list(datasets.read_deeppcb(tmp_path))
+
+
+def test_a_good_board_has_no_boxes(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_deeppcb(tmp_path, rng)
+    (tmp_path / "PCBData" / "group7" / "7_not" / "70001.txt").write_text("")
+    (pair,) = datasets.read_deeppcb(tmp_path)
+    assert not pair.mask.any()
+    assert (pair.boxes_yxyx.shape, len(pair.label)) == ((0, 4), 0)
+
+
 def test_a_box_in_which_nothing_differs_is_filled() -> None:
     same = np.zeros((30, 40), np.uint8)
     mask, number = datasets.mask_from_boxes(same, same, np.array([[4.5, 9.5, 9.5, 19.5]]), np.array([3]))

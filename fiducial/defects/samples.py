@@ -16,11 +16,11 @@ from torch import nn
 
 from fiducial import augment, synth
 from fiducial.coords import Matrix, apply_transform, cell_centers_yx, nearest_cell
-from fiducial.datasets import InspectionPair
+from fiducial.datasets import DEEPPCB_CLASSES, InspectionPair
 from fiducial.defects.loss import IGNORE, Truth, loss
 
-OTHER = 7  # the class of whatever is none of DeepPCB's six
-CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole", "other")
+CLASSES = (*DEEPPCB_CLASSES, "other")
+OTHER = len(CLASSES)  # the class of whatever is none of DeepPCB's
 
 # The class of each class in the negative of an image: open and short, mousebite and spur, copper and pinhole trade places.
 _NEGATIVE = np.array([0, 2, 1, 4, 3, 6, 5, 7], np.uint8)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from fiducial import augment, confidence, metrics, weights
 from fiducial.confidence import Calibration
 from fiducial.coords import image_center_yx, shift, similarity
-from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, DEEPPCB_CLASSES, InspectionPair, is_deeppcb, read_pairs
 from fiducial.defects.inspector import DefectInspector, Found, decode
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
@@ -23,6 +23,7 @@ from fiducial.records import Progress
 from fiducial.regions import label_regions, measure_regions
 
 IOU = 0.33  # DeepPCB's published rule: a detection is true above this
+_VALUES = 1 + len(DEEPPCB_CLASSES)  # of a mask: background, and DeepPCB's classes
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Tally:
 
     regions: Counts = field(default_factory=lambda: Counts(0, 0, 0))
     boxes: Counts = field(default_factory=lambda: Counts(0, 0, 0))
-    confusion: Int64[np.ndarray, "k k"] = field(default_factory=lambda: np.zeros((7, 7), np.int64))
+    confusion: Int64[np.ndarray, "k k"] = field(default_factory=lambda: np.zeros((_VALUES, _VALUES), np.int64))
     score: list[Float64[np.ndarray, " n"]] = field(default_factory=list)
     label: list[Int64[np.ndarray, " n"]] = field(default_factory=list)
     true: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
     probability: list[Float64[np.ndarray, " n"]] = field(default_factory=list)
     real: list[Bool[np.ndarray, " n"]] = field(default_factory=list)
-    objects: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(7, np.int64))
+    objects: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(_VALUES, np.int64))
     images: int = 0
     refused: int = 0
     seconds: float = 0.0
@@ -156,16 +157,17 @@ def evaluate_pairs(
 
 
 def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
-    """Add one pair's answer to a tally; class 7 ("other") counts as a defect of no DeepPCB class."""
+    """Add one pair's answer to a tally; of pixels and precision by class, classes beyond DeepPCB's six are left out."""
     found, truth = answer.default, measure_regions(pair.number, len(pair.label))
     tally.images += 1
     tally.refused += answer.refused
     tally.regions += metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)
     tally.boxes += class_counts(found, pair)
-    tally.confusion += metrics.confusion(pair.mask, np.where(found.mask > 6, 0, found.mask).astype(np.uint8), 7)
+    named = np.where(found.mask < _VALUES, found.mask, 0).astype(np.uint8)
+    tally.confusion += metrics.confusion(pair.mask, named, _VALUES)
     tally.probability.append(answer.all.score)
     tally.real.append(metrics.match(metrics.box_iou(answer.all.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
-    for kind in range(1, 7):
+    for kind in range(1, _VALUES):
         own, real = answer.all.label == kind, pair.label == kind
         iou = metrics.box_iou(answer.all.boxes_yxyx[own], pair.boxes_yxyx[real])
         tally.score.append(answer.all.score[own])
@@ -188,7 +190,7 @@ def summarize(tally: Tally) -> dict[str, float]:
     score, label, true = (np.concatenate(parts) for parts in (tally.score, tally.label, tally.true))
     precisions = [
         metrics.average_precision(score[label == k], true[label == k], int(tally.objects[k]))
-        for k in range(1, 7)
+        for k in range(1, _VALUES)
         if tally.objects[k]
     ]
     pixels = metrics.foreground_counts(tally.confusion)
