@@ -68,7 +68,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Scaled:
+class _Normalized:
     """An image with the intensities that map to 0 and to 1."""
 
     image: Image
@@ -147,7 +147,7 @@ class DefectInspector:
                 raise InputError(
                     f"an image to inspect must have at least {SMALLEST_PX} px a side, {image.name} has {image.size}"
                 )
-        good, seen = (_scaled(image, invert=invert) for image in (template, sample))
+        good, seen = (_normalized(image, invert=invert) for image in (template, sample))
         placed = align_template(good, seen) if align else geometry.Alignment(np.eye(3), float("nan"))
         size = sample.size
         p, kind = Patchwork(size, np.dtype(np.float16)), Patchwork(size, np.dtype(np.uint8))
@@ -177,19 +177,20 @@ class DefectInspector:
         return out
 
 
-def _scaled(image: Image, *, invert: bool) -> _Scaled:
+def _normalized(image: Image, *, invert: bool) -> _Normalized:
+    """Return an image with its percentiles as 0 and 1, or, for its negative, as 1 and 0."""
     low, high = intensity_range(image)
-    return _Scaled(image, high, low) if invert else _Scaled(image, low, high)
+    return _Normalized(image, high, low) if invert else _Normalized(image, low, high)
 
 
-def align_template(good: _Scaled, seen: _Scaled) -> geometry.Alignment:
+def align_template(good: _Normalized, seen: _Normalized) -> geometry.Alignment:
     """Estimate the transform from template to sample on reduced images, and return it between the full ones."""
-    (moving, down_m), (fixed, down_f) = (scaled.reduced(ALIGN_PX) for scaled in (good, seen))
+    (moving, down_m), (fixed, down_f) = (image.reduced(ALIGN_PX) for image in (good, seen))
     found = geometry.align(moving, fixed)
     return replace(found, moving_to_fixed=np.linalg.inv(down_f) @ found.moving_to_fixed @ down_m)
 
 
-def prepare(seen: _Scaled, good: _Scaled, template_to_sample: Matrix, window: Window) -> Prepared:
+def prepare(seen: _Normalized, good: _Normalized, template_to_sample: Matrix, window: Window) -> Prepared:
     """Return a window of the sample, the template resampled on it, and where both are known.
 
     Where they are not, the sample stands in for the template, which says "no difference".
