@@ -1,5 +1,6 @@
 """Pixels come back as they were written, by window too, and bad files get one clear line."""
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -194,6 +195,42 @@ def test_georeference_is_read_in_the_house_frame(tmp_path: Path, rng: np.random.
     image = open_image(tmp_path / "a.tif")
     assert image.crs is not None
     np.testing.assert_allclose(image.pixel_to_world @ [0, 0, 1], [505, 895, 1])
+
+
+def write_geotiff(path: Path, **stated: object) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "count": 1, "dtype": "uint8"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile, **stated) as file:
+            file.write(np.zeros((1, *SIZE), np.uint8))
+
+
+def test_a_map_without_a_reference_system_is_read(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    write_geotiff(tmp_path / "a.tif", transform=rasterio.Affine(10, 0, 500, 0, -10, 900))
+    image = open_image(tmp_path / "a.tif")
+    assert image.crs is None
+    np.testing.assert_allclose(image.pixel_to_world @ [0, 0, 1], [505, 895, 1])
+
+
+def test_a_reference_system_or_control_points_alone_are_no_map(tmp_path: Path) -> None:
+    control = pytest.importorskip("rasterio.control", reason="extra `geo` is not installed")
+    corners = ((0, 0, 10, 50), (SIZE[0], 0, 10, 49), (0, SIZE[1], 11, 50))
+    write_geotiff(tmp_path / "points.tif", crs="EPSG:4326", gcps=[control.GroundControlPoint(*corner) for corner in corners])
+    write_geotiff(tmp_path / "system.tif", crs="EPSG:4326")
+    for name in ("points.tif", "system.tif"):  # whose pixels would else be taken for places on a map
+        image = open_image(tmp_path / name)
+        assert (image.crs, image.pixel_to_world) == (None, None), name
+
+
+def test_a_pixel_size_in_two_units_is_not_trusted(tmp_path: Path, rng: np.random.Generator) -> None:
+    for name, units in (("one", ("nm", "nm")), ("two", ("nm", "µm")), ("greek", ("\u03bcm", "\u03bcm"))):
+        stated = {"PhysicalSizeY": 0.5, "PhysicalSizeX": 0.25, "PhysicalSizeYUnit": units[0], "PhysicalSizeXUnit": units[1]}
+        tifffile.imwrite(tmp_path / f"{name}.tif", picture(rng), ome=True, metadata=stated)
+    assert (open_image(tmp_path / "one.tif").pixel_size, open_image(tmp_path / "one.tif").unit) == ((0.5, 0.25), "nm")
+    assert (open_image(tmp_path / "two.tif").pixel_size, open_image(tmp_path / "two.tif").unit) == (None, None)
+    assert open_image(tmp_path / "greek.tif").unit == "µm"
 
 
 def test_windows_outside_the_image_are_an_error(rng: np.random.Generator) -> None:

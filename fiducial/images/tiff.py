@@ -12,7 +12,7 @@ from PIL import JpegImagePlugin
 
 from fiducial.images.limits import check_budget, check_dtype, decoding, readable
 from fiducial.images.pages import count_pages, planes
-from fiducial.images.stated import GEO_KEYS, no_data, physical_size, read_georeference
+from fiducial.images.stated import GEO_TAGS, no_data, physical_size, read_georeference
 from fiducial.records import Image, InputError, Window
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -37,7 +37,7 @@ def open_tiff(path: Path, max_bytes: int) -> Image:
             _check_page(page, path)
             pages = planes(tiff, count, path)
             pixel_size, unit = physical_size(tiff)
-            georeferenced = GEO_KEYS in page.tags
+            georeferenced = any(tag in page.tags for tag in GEO_TAGS)
             size, dtype = (int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype)
             channels = len(pages) * int(page.samplesperpixel)
 
