@@ -287,7 +287,7 @@ def deformable_conv2d(
     weight: Float[Tensor, "d c 3 3"],
     bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "b d h w"]:
-    """Return Σ_k w_k · m_k · x(p + p_k + Δp_k) + bias over the nine taps k (Dai et al. 2017, eq. 2)."""
+    """Return Σ_k w_k · m_k · x(p + p_k + Δp_k) + bias over the nine taps k (Zhu et al. 2019, eq. 1)."""
     b, c, h, w = x.shape
     ys, xs = torch.meshgrid(torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij")
     taps = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="ij"), -1).reshape(9, 1, 1, 2)

@@ -15,6 +15,7 @@ from fiducial.defects.inspector import decode
 from fiducial.defects.loss import IGNORE, Truth, focal_loss, loss, matching_loss
 from fiducial.defects.network import BGNet, Config, MatchedDifference, Output, paper, slim
 from fiducial.defects.samples import CLASSES, Pool, Residual, batch_loss, collate, make_sample
+from fiducial.layers import sinusoidal_encoding
 
 TINY = Config(("a", "b"), detail_dim=16, semantic_dim=16, heads=2, decoder=(16, 8, 8, 8))
 ABLATIONS = {
@@ -64,6 +65,18 @@ def test_matched_features_are_subtracted_at_their_matched_place() -> None:
     torch.testing.assert_close(difference[..., 2, 3], lost[..., 2, 3])  # unmatched features stay as they are
 
 
+def test_across_a_map_looks_at_what_self_attention_left_of_the_other() -> None:
+    """Equations 5 and 6, two pairs of layers, without matching."""
+    block = MatchedDifference(replace(TINY, matching=False), 16, 16, 2)
+    template, sample = torch.randn(2, 1, 16, 3, 5)
+    t, s = ((m + sinusoidal_encoding(16, (3, 5))).flatten(2).mT for m in (template, sample))
+    for within, across in zip(block.self_attention, block.cross_attention, strict=True):
+        own_t, own_s = within(t, t), within(s, s)
+        t, s = across(own_t, own_s), across(own_s, own_t)
+    difference, _ = block(template, sample, (0, 0))
+    torch.testing.assert_close(difference.flatten(2).mT, s - t)
+
+
 def test_a_sample_equal_to_its_template_has_no_plain_difference() -> None:
     network = BGNet(replace(TINY, attention=False, matching=False, sample_context=False)).eval()
     image = torch.rand(1, 1, 64, 64)
@@ -101,6 +114,17 @@ def test_the_loss_of_a_network_without_matching_is_focal_alone() -> None:
     logits, mask = torch.randn(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.long)
     truth = Truth(mask, torch.zeros(1, 16, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
     torch.testing.assert_close(loss(Output(logits, None, None), truth), focal_loss(logits, mask))
+
+
+def test_each_scale_that_matches_adds_a_fifth_of_its_loss() -> None:
+    """Equation 22."""
+    logits, mask = torch.randn(1, 3, 32, 32), torch.randint(0, 3, (1, 32, 32))
+    detail, semantic = (torch.randn(1, n, n).log_softmax(1) for n in (16, 1))
+    partners = torch.randint(-1, 16, (1, 16)), torch.zeros(1, 1, dtype=torch.long)
+    matched = matching_loss(detail, partners[0]) + matching_loss(semantic, partners[1])
+    torch.testing.assert_close(
+        loss(Output(logits, detail, semantic), Truth(mask, *partners)), focal_loss(logits, mask) + matched / 5
+    )
 
 
 def make_pool(rng: np.random.Generator) -> Pool:

@@ -3,6 +3,7 @@
 Glossary
     Y target of P_blob: a Gaussian of each blob's own shape, 1 at its center; w weight of a pixel.
     e embedding of a blob, e⁺ of the same blob in another view of the image, N(i) its neighbors, τ temperature (eq. 12).
+    Equations have the paper's numbers.
 """
 
 from typing import NamedTuple

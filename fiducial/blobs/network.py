@@ -7,8 +7,8 @@ Glossary
     G magnitude of the gradient (eq. 5), M its mask (eq. 6); A attention across streams (eq. 7-8); β the gate (eq. 9).
     P_blob probability that a pixel is a blob's center (eq. 10), r radius in pixels; e embedding of a blob (eq. 11).
 
-The paper's order: backbone, pyramid pooling, edges, attention across streams, gate, pyramid, heads. Deviations are listed in
-docs/theory/blobs.md.
+The paper's order: backbone, pyramid pooling, edges, attention across streams, gate, pyramid, heads. Equations have the paper's
+numbers; docs/theory/blobs.md has its own, and lists the deviations.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fiducial.coords import to_cells
 from fiducial.layers import Encoder, build_encoder, conv_norm, roi_align
 
 STRIDE = 32
@@ -225,7 +226,7 @@ class CADSN(nn.Module):
         """Return unit vectors of blobs, given their centers and radii in pixels and the images they lie in (eq. 11)."""
         reach = radius[:, None].clamp(min=2.0)
         boxes = torch.cat([yx - reach, yx + reach], dim=1)  # of pixels; the cells of F_fused are centered on their blocks
-        seen = roi_align(fused.float(), (boxes - (_FUSED_STRIDE - 1) / 2) / _FUSED_STRIDE, index, ROI_CELLS)
+        seen = roi_align(fused.float(), to_cells(boxes, _FUSED_STRIDE), index, ROI_CELLS)
         return F.normalize(self.embed(seen.flatten(1)), dim=1)
 
 

@@ -21,7 +21,7 @@ from fiducial.layers import DeformableConv2d
 
 STRIDE = 4  # pixels of an image in a cell of the descriptors
 MULTIPLE = 16  # sides of an image are padded to it
-_RIM = 3  # cells of reflection around the deformable convolutions, whose samples beyond a map are zero
+_RIM = 3  # cells of reflection around the deformable convolutions, beyond which samples are zero; learned offsets get there
 
 
 @dataclass(frozen=True)
