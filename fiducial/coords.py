@@ -86,6 +86,16 @@ def cell_centers_yx(size: tuple[int, int], stride: int) -> Float64[np.ndarray, "
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+def to_cells(ordinates: Float[Tensor, "*n"], stride: int) -> Float[Tensor, "*n"]:
+    """Return y, x or both in units of cells of a feature map of `stride`, 0 at the center of the first cell."""
+    return (ordinates - (stride - 1) / 2) / stride
+
+
+def from_cells(ordinates: Float[np.ndarray, "*n"], stride: int) -> Float64[np.ndarray, "*n"]:
+    """Return in pixels what counts cells of a feature map of `stride`: the way back of `to_cells`."""
+    return np.asarray(ordinates, dtype=np.float64) * stride + (stride - 1) / 2
+
+
 def nearest_cell(yx: Float[np.ndarray, "n 2"], size: tuple[int, int], stride: int) -> Int[np.ndarray, " n"]:
     """Return the flat index of the cell of a feature map that covers each point; -1 outside the image."""
     rows, columns = (-(-side // stride) for side in size)

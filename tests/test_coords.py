@@ -84,6 +84,13 @@ def test_boxes_convert_there_and_back() -> None:
     np.testing.assert_array_equal(coords.pixel_edges_to_yx(box), [[-0.5, 2.5, 3.5, 8.5]])
 
 
+def test_centers_of_cells_are_whole_numbers_of_cells_and_come_back() -> None:
+    centers = coords.cell_centers_yx((50, 70), 4)
+    cells = coords.to_cells(torch.from_numpy(centers), 4).numpy().reshape(13, 18, 2)
+    np.testing.assert_array_equal(np.moveaxis(cells, -1, 0), np.indices((13, 18)))
+    np.testing.assert_array_equal(coords.from_cells(cells.reshape(-1, 2), 4), centers)
+
+
 def test_cells_and_parts_give_the_place_back() -> None:
     ordinate = torch.tensor([-0.5, 0.0, 3.5, 7.4, 7.6, 39.4, 90.0, -9.0], dtype=torch.float64)
     cell, part = coords.cell_and_part(ordinate, 8, 5)

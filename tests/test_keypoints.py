@@ -27,7 +27,6 @@ from fiducial.landmarks.loss import (
     huber_loss,
     loss,
     on_grid_of_a,
-    to_cells,
 )
 from fiducial.landmarks.network import STRIDE, Config, KeypointNet, Output, confidence, paper, peakiness, slim
 from fiducial.layers import DeformableConv2d
@@ -175,12 +174,6 @@ def test_the_sizes_are_those_that_the_docs_state() -> None:
 
 
 # The loss
-
-
-def test_cells_lie_where_the_house_says() -> None:
-    centers = torch.from_numpy(cell_centers_yx(SIZE, STRIDE)).reshape(13, 18, 2)
-    y, x = torch.meshgrid(torch.arange(13.0), torch.arange(18.0), indexing="ij")
-    torch.testing.assert_close(to_cells(centers), torch.stack([y, x], -1).double())
 
 
 def unit_descriptors(d: int = 64) -> torch.Tensor:

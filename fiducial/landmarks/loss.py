@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fiducial.coords import sample_bilinear
+from fiducial.coords import sample_bilinear, to_cells
 from fiducial.landmarks.network import STRIDE, Output
 
 TEMPERATURE = 0.07  # of the contrast between descriptors
@@ -68,11 +68,11 @@ def _find(
     other_yx: Float[Tensor, "n k 2"],
 ) -> Float[Tensor, ""]:
     """Return -log of the probability that each point of one view is found at its cells of the other."""
-    described = sample_bilinear(own, to_cells(own_yx)[:, :, None], "border")[..., 0]  # (N, D, K)
+    described = sample_bilinear(own, to_cells(own_yx, STRIDE)[:, :, None], "border")[..., 0]  # (N, D, K)
     logits = torch.einsum("ndk,ndhw->nkhw", F.normalize(described, dim=1), other) / TEMPERATURE
     log_p = logits.flatten(2).log_softmax(2)  # (N, K, h·w)
     h, w = other.shape[-2:]
-    place = to_cells(other_yx)
+    place = to_cells(other_yx, STRIDE)
     low = place.floor()
     total = log_p.new_zeros(())
     for dy in (0, 1):
@@ -82,11 +82,6 @@ def _find(
             cell = corner[..., 0].clamp(0, h - 1) * w + corner[..., 1].clamp(0, w - 1)
             total = total - (weight * log_p.gather(2, cell.long()[..., None])[..., 0]).mean()
     return total
-
-
-def to_cells(yx: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
-    """Return points in pixels in units of cells of the descriptors, (0, 0) at the center of the first."""
-    return (yx - (STRIDE - 1) / 2) / STRIDE
 
 
 def on_grid_of_a(score_b: Float[Tensor, "n H W"], truth: Truth) -> tuple[Float[Tensor, "n H W"], Bool[Tensor, "n H W"]]:
