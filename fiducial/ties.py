@@ -47,9 +47,15 @@ class Ties:
 
 
 def join(parts: list[Ties]) -> Ties:
-    """Return the ties of several parts."""
-    names = ("moving_yx", "fixed_yx", "similarity", "mutual")
-    return Ties(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    """Return the ties of several parts; none of no parts."""
+    nowhere, nothing = np.zeros((0, 2)), np.zeros(0)
+    every = [Ties(nowhere, nowhere, nothing, nothing > 0), *parts]
+    return Ties(
+        np.concatenate([part.moving_yx for part in every]),
+        np.concatenate([part.fixed_yx for part in every]),
+        np.concatenate([part.similarity for part in every]),
+        np.concatenate([part.mutual for part in every]),
+    )
 
 
 @dataclass(frozen=True)

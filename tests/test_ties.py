@@ -216,6 +216,12 @@ def common_extent(matrix: Matrix, moving: tuple[int, int], fixed: tuple[int, int
     return np.array([inside.min(axis=0), inside.max(axis=0)])
 
 
+def test_no_parts_are_no_ties() -> None:
+    none = join([])
+    assert none.moving_yx.shape == none.fixed_yx.shape == (0, 2)
+    assert fit_ties("affine", none, 3.0) is None
+
+
 def test_images_apart_have_no_tiles() -> None:
     assert spread_tiles(shift(900, 0), 1.0, MOVING, FIXED, 256) == []
 

@@ -38,7 +38,6 @@ from fiducial.ties import (
     TILES,
     Answer,
     Frame,
-    Ties,
     choose_frame,
     error_estimate,
     fit_ties,
@@ -184,8 +183,7 @@ class ImageRegistrar:
             reason = "nothing was found on which enough points of the two images agree"
         elif score < min_probability:
             reason = f"the mean error is under 5 px with probability {score:.2f}, needs {min_probability:g}"
-        nothing = np.zeros((0, 2))
-        ties = Ties(nothing, nothing, nothing[:, 0], nothing[:, 0] > 0) if found is None else found.ties
+        ties = join([]) if found is None else found.ties
         matrix = None if found is None else found.matrix
         return Registration(
             moving_to_fixed=matrix,
