@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from keypoints_data import SCALE_WEIGHTS, calibrated
-from rich.progress import Progress
 
 from fiducial import weights
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.keypoints import fit_registrations
 from fiducial.landmarks.network import KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
+from fiducial.train.loop import calibrating
 
 REFERENCE_PX = 5.0  # by mutual information, optical and SAR images of these pairs lie that far apart in many places
 
@@ -33,15 +33,8 @@ def main() -> None:
     assert isinstance(loaded.network, KeypointNet)
     loaded.network.config = replace(loaded.network.config, scale_weights=SCALE_WEIGHTS)
     registrar = ImageRegistrar(loaded.network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=args.cases)
-        found = fit_registrations(
-            registrar,
-            calibrated(args.data),
-            args.cases,
-            lambda done, _: bar.update(task, completed=done),
-            reference_px=REFERENCE_PX,
-        )
+    with calibrating() as progress:
+        found = fit_registrations(registrar, calibrated(args.data), args.cases, progress, reference_px=REFERENCE_PX)
     print(found)
     weights.save(args.out, "keypoints", loaded.network, loaded.card, found)
     print(args.out, hashlib.sha256(args.out.read_bytes()).hexdigest())

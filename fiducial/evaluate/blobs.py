@@ -1,6 +1,6 @@
 """Measure `detect` on images whose blobs are known: found and false, how far off, adjacent ones told apart, counts covered."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,10 +16,9 @@ from fiducial.crowds import Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
 from fiducial.metrics import Counts
+from fiducial.records import Progress
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
-
-Note = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def find(detector: BlobDetector, image: CrowdImage, min_probability: float = 0.5
     return Findings(found.yx[kept], found.radius[kept], score[kept], interval, seconds)
 
 
-def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note | None = None) -> CrowdCalibration:
+def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: Progress | None = None) -> CrowdCalibration:
     """Fit probabilities, the spread of counts and the alarms on images that the network did not learn from.
 
     Raises:
@@ -128,8 +127,8 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
         evidence.append(known)
         true.append(judge(image.crowd, Findings(found.yx, found.radius, found.p, None, 0.0)).true)
         owner.append(np.full(len(found), done - 1))
-        if note is not None:
-            note(done, len(images))
+        if progress is not None:
+            progress(done, len(images))
     known, hit, of = np.concatenate(evidence), np.concatenate(true), np.concatenate(owner)
     fitted = fit_evidence(EVIDENCE, known, hit)
     score = evidence_to_probability(fitted, known)
@@ -149,12 +148,12 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], note: Note 
     )
 
 
-def evaluate_blobs_on(data: Path, detector: BlobDetector, note: Note | None = None) -> pd.DataFrame:
+def evaluate_blobs_on(data: Path, detector: BlobDetector, progress: Progress | None = None) -> pd.DataFrame:
     """Measure on a folder that `datasets.read_crowds` reads, as one row; raises as that does."""
     judged = []
     images = read_crowds(data)
     for done, image in enumerate(images, start=1):
         judged.append(judge(image.crowd, find(detector, image)))
-        if note is not None:
-            note(done, len(images))
+        if progress is not None:
+            progress(done, len(images))
     return pd.DataFrame([{"data": data.name} | summarize(judged)])

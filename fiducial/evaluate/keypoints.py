@@ -4,7 +4,7 @@ A case displaces an aligned pair by a known similarity: the fixed image is a cro
 other. In absent cases the moving image is of another scene.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +22,7 @@ from fiducial.estimation import transform_distance
 from fiducial.georeference import Search
 from fiducial.images import from_array
 from fiducial.landmarks.registrar import RANGE, ImageRegistrar
-from fiducial.records import InputError
+from fiducial.records import InputError, Progress
 from fiducial.scenes import open_scene
 from fiducial.ties import EVIDENCE, Answer
 
@@ -31,7 +31,7 @@ Picture = UInt8[np.ndarray, "_ _"]
 GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0  # mean errors: right, nearly right, and what must not be accepted
 SHIFT = 0.15  # largest, in parts of the side
 SIDES_PX = (128, 640)  # of the images of a case
-_LEAST_SIDE_PX = 96
+_LEAST_SIDE_PX = 96  # of a pair: twice the least side of an image to register
 UNKNOWN = Search(np.eye(3), False, RANGE, 180.0, "affine")  # of two images of one size
 
 
@@ -117,7 +117,7 @@ def fit_registrations(
     registrar: ImageRegistrar,
     pairs: Sequence[AlignedPair],
     count: int = 200,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     reference_px: float = 0.0,
 ) -> EvidenceCalibration:
@@ -156,7 +156,7 @@ def _evidence(answers: Sequence[Answer]) -> Float64[np.ndarray, "n k"]:
 
 
 def evaluate_registrations(
-    registrar: ImageRegistrar, pairs: Sequence[AlignedPair], count: int, progress: Callable[[int, int], None] | None = None
+    registrar: ImageRegistrar, pairs: Sequence[AlignedPair], count: int, progress: Progress | None = None
 ) -> pd.DataFrame:
     """Measure a registrar on cases drawn from pairs.
 
@@ -192,8 +192,6 @@ def summarize_registrations(rows: pd.DataFrame, least: float = 0.5) -> pd.DataFr
     }])  # fmt: skip
 
 
-def evaluate_keypoints_on(
-    data: Path, registrar: ImageRegistrar, count: int, progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def evaluate_keypoints_on(data: Path, registrar: ImageRegistrar, count: int, progress: Progress | None = None) -> pd.DataFrame:
     """Measure a registrar on cases drawn from a folder of aligned pairs; raises as `evaluate_registrations`."""
     return evaluate_registrations(registrar, read_aligned(data), count, progress)

@@ -22,7 +22,7 @@ from fiducial.images import from_array
 from fiducial.matching import outline
 from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
 from fiducial.places.samples import FACTORS, SMALLEST_PX, render
-from fiducial.records import InputError
+from fiducial.records import InputError, Progress
 
 Picture = UInt8[np.ndarray, "_ _"]
 FOUND_IOU = 0.7  # section 6
@@ -202,7 +202,7 @@ def _mean(values: "pd.Series[bool]") -> float:
 
 
 def fit_places(
-    locator: PlaceLocator, images: Sequence[Picture], count: int = 720, progress: Callable[[int, int], None] | None = None
+    locator: PlaceLocator, images: Sequence[Picture], count: int = 720, progress: Progress | None = None
 ) -> EvidenceCalibration:
     """Fit the probability of a place on cases drawn from images that the network has not learned from.
 
@@ -224,9 +224,7 @@ def fit_places(
     return with_negatives(fitted, np.array([evidence_to_probability(fitted, own).max(initial=0.0) for own in absent]))
 
 
-def evaluate_places_on(
-    data: Path, locator: PlaceLocator, count: int, progress: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def evaluate_places_on(data: Path, locator: PlaceLocator, count: int, progress: Progress | None = None) -> pd.DataFrame:
     """Measure a locator on cases cut from a folder of images.
 
     Raises:

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
-from torch import nn
 
 from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
@@ -16,8 +14,7 @@ from fiducial.blobs.samples import Pool, batch_loss, collate, collate_pairs, mak
 from fiducial.datasets import read_crowds
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
-from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit, hold_out
+from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
 
 SHARE_OF_CONTRAST = 0.25  # steps of the second stage, in parts of those of the first
 SLOWER = 0.3  # learning rate of the second stage, in parts of that of the first
@@ -43,14 +40,10 @@ def train_blobs(
     torch.manual_seed(schedule.seed)
     network = CADSN(config)
     if start is not None:
-        if start.config != config:
-            raise InputError(f"a start must have the configuration {config}, got {start.config}")
+        check_start(start.config, config)
         network.load_state_dict(start.state_dict())
 
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, CADSN)
-        weights.save(path, "blobs", trained, card)
-
+    publish = publisher("blobs", card)
     first = Task(partial(make_sample, pool, size=size), collate, batch_loss)
     warm = fit(network, first, schedule, out / "warmup", publish)
     second = Task(partial(make_pair, pool, size=size), collate_pairs, pair_loss)
@@ -83,8 +76,7 @@ def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = No
     network = train_blobs(pool, config, Schedule(steps), out, card, start=begun)
     where = choose_device("auto")
     detector = BlobDetector(network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=None)
-        fitted = fit_crowds(detector, held, lambda done, total: bar.update(task, completed=done, total=total))
+    with calibrating() as progress:
+        fitted = fit_crowds(detector, held, progress)
     weights.save(out / "weights.safetensors", "blobs", network, card, fitted)
     return network

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fiducial import weights
 from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
@@ -16,7 +15,7 @@ from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sa
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.defects import fit_calibration
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit
+from fiducial.train.loop import Schedule, Task, check_start, fit, publisher
 
 
 def train_defects(
@@ -42,12 +41,7 @@ def train_defects(
     if start is not None:
         lend(start, network)
     task = Task(partial(make_sample, pool, size=size), collate, batch_loss)
-
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, BGNet)
-        weights.save(path, "defects", trained, card)
-
-    trained = fit(network, task, schedule, out, publish)
+    trained = fit(network, task, schedule, out, publisher("defects", card))
     assert isinstance(trained, BGNet)
     return trained
 
@@ -98,10 +92,9 @@ def lend(start: BGNet, network: BGNet) -> None:
     Raises:
         InputError: the two differ in more than their classes.
     """
-    if replace(start.config, classes=network.config.classes, box_margin_px=network.config.box_margin_px) != network.config:
-        raise InputError(f"a start must have the configuration {network.config}, got {start.config}")
+    own = network.config
+    check_start(replace(start.config, classes=own.classes, box_margin_px=own.box_margin_px), own)
     lent = start.state_dict()
-    if start.config.classes != network.config.classes:
-        own = network.state_dict()
-        lent |= {name: own[name] for name in own if name.startswith("fusion.head.")}
+    if start.config.classes != own.classes:
+        lent |= {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fusion.head.")}
     network.load_state_dict(lent)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from rich.progress import Progress
 from torch import nn
 
 from fiducial import weights
@@ -19,7 +18,7 @@ from fiducial.landmarks.network import Config, KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
 from fiducial.landmarks.samples import Pool, batch_loss, change_modality, collate, contrast_batch_loss, make_pool, make_sample
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit, hold_out
+from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
 
 CASES, SEED = 120, 3  # that probabilities are fitted on; of the changes of modality
 LEAST = 10  # pairs or images, of which two are held out: cases need a second scene
@@ -49,14 +48,10 @@ def train_keypoints(
     torch.manual_seed(schedule.seed)
     network: nn.Module = KeypointNet(config)
     if start is not None:
-        if start.config != config:
-            raise InputError(f"a start must have the configuration {config}, got {start.config}")
+        check_start(start.config, config)
         network.load_state_dict(start.state_dict())
 
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, KeypointNet)
-        weights.save(path, "keypoints", trained, card)
-
+    publish = publisher("keypoints", card)
     draw = partial(make_sample, pool, config, size=size)
     near, features, peaks = (replace(schedule, steps=max(1, round(share * schedule.steps))) for share in SHARES)
     peaks = replace(peaks, batch=max(2, schedule.batch // 2), learning_rate=SLOWER * schedule.learning_rate)
@@ -92,9 +87,8 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
     network = train_keypoints(pool, Config() if begun is None else begun.config, Schedule(steps), out, card, start=begun)
     where = choose_device("auto")
     registrar = ImageRegistrar(network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=None)
-        fitted = fit_registrations(registrar, held, CASES, lambda done, total: bar.update(task, completed=done, total=total))
+    with calibrating() as progress:
+        fitted = fit_registrations(registrar, held, CASES, progress)
     weights.save(out / "weights.safetensors", "keypoints", network, card, fitted)
     return network
 

@@ -9,7 +9,8 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,15 +18,16 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich import progress
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from fiducial import weights
 from fiducial.images import whole_file, write_text
-from fiducial.records import InputError
+from fiducial.records import InputError, Progress
 
 ImageT = TypeVar("ImageT")
 SampleT = TypeVar("SampleT")
@@ -126,7 +128,7 @@ def fit(
     loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate)
     batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     saved, since = time.monotonic(), time.monotonic()
-    with _progress() as bar:
+    with _training_bar() as bar:
         shown = bar.add_task("training", total=schedule.steps, completed=start, loss=float("nan"))
         for step in range(start, schedule.steps):
             for group in optimizer.param_groups:
@@ -212,9 +214,33 @@ def hold_out(images: Sequence[ImageT], data: Path) -> tuple[tuple[ImageT, ...], 
     return tuple(images[:-count]), tuple(images[-count:])
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"))
+def check_start(start: object, config: object) -> None:
+    """Refuse weights to start from whose configuration is not that of the network to be trained; raises InputError."""
+    if start != config:
+        raise InputError(f"a start must have the configuration {config}, got {start}")
+
+
+def publisher(family: str, card: Mapping[str, str]) -> Callable[[nn.Module, Path], None]:
+    """Return what writes networks of a family to files, with that card."""
+
+    def publish(trained: nn.Module, path: Path) -> None:
+        assert isinstance(trained, weights.Network)
+        weights.save(path, family, trained, card)
+
+    return publish
+
+
+@contextmanager
+def calibrating() -> Iterator[Progress]:
+    """Show a bar while probabilities are fitted; it is moved by what this gives."""
+    with progress.Progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _training_bar() -> progress.Progress:
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn())
+    return progress.Progress(*columns, progress.TimeRemainingColumn(), progress.TextColumn("loss {task.fields[loss]:.3f}"))
 
 
 def _log(path: Path, step: int, value: float, seconds: float) -> None:

@@ -1,12 +1,10 @@
 """Train FTFY and its triplet network: the weights of `locate`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
-from torch import nn
 
 from fiducial import weights
 from fiducial.datasets import read_textures
@@ -24,15 +22,14 @@ from fiducial.places.samples import (
     make_triplet,
     triplet_batch_loss,
 )
-from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, fit, hold_out
+from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
 
 
 def train_triplets(pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]) -> TripletNet:
     """Train a triplet network on patches of a pool in folder `out`."""
     torch.manual_seed(schedule.seed)
     task = Task(partial(make_triplet, pool, config), collate_triplets, triplet_batch_loss)
-    trained = fit(TripletNet(config), task, schedule, out, _publisher("triplets", card))
+    trained = fit(TripletNet(config), task, schedule, out, publisher("triplets", card))
     assert isinstance(trained, TripletNet)
     return trained
 
@@ -54,12 +51,11 @@ def train_places(
     torch.manual_seed(schedule.seed)
     network = FTFY(config)
     if start is not None:
-        if start.config != config:
-            raise InputError(f"a start must have the configuration {config}, got {start.config}")
+        check_start(start.config, config)
         lent, target = (start, network) if isinstance(start, FTFY) else (start.extractor, network.extractor)
         target.load_state_dict(lent.state_dict())
     task = Task(partial(make_sample, pool, config), collate, batch_loss)
-    trained = fit(network, task, schedule, out, _publisher("places", card))
+    trained = fit(network, task, schedule, out, publisher("places", card))
     assert isinstance(trained, FTFY)
     return trained
 
@@ -85,16 +81,7 @@ def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = N
     network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
     where = choose_device("auto")
     locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=None)
-        fitted = fit_places(locator, held, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with calibrating() as progress:
+        fitted = fit_places(locator, held, progress=progress)
     weights.save(out / "weights.safetensors", "places", network, card, fitted)
     return network
-
-
-def _publisher(family: str, card: Mapping[str, str]) -> Callable[[nn.Module, Path], None]:
-    def publish(trained: nn.Module, path: Path) -> None:
-        assert isinstance(trained, FTFY | TripletNet)
-        weights.save(path, family, trained, card)
-
-    return publish
