@@ -8,6 +8,7 @@ stage, on templates displaced a little, because absorbing that is what attention
 simple networks: the table says what these steps say, no more.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,16 @@ import torch
 from options import options, read_options
 from result_files import write_result
 
-from fiducial.datasets import read_deeppcb
+from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb
 from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import slim
 from fiducial.defects.samples import CLASSES, Pool
 from fiducial.evaluate.defects import Case, evaluate_pairs, inspector_method
 from fiducial.train.defects import train_defects
 from fiducial.train.loop import Schedule
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from defects_data import TRAINED, VALIDATED
 
 CASES = (Case("aligned"), Case("±2 px, ±0.5°", 2, 0.5), Case("±4 px, ±1°", 4, 1))
 KEPT = ["case", "images", "region_precision", "region_recall", "region_f", "miou_7", "pixel_f2"]
@@ -34,7 +38,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="measure on every N-th pair")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder for the trainings")
     args = read_options(parser, {"steps": 4, "every": 75}, ("deeppcb",))
-    base = replace(slim(CLASSES), box_margin_px=10.0)
+    base = replace(slim(CLASSES), box_margin_px=BOX_MARGIN_PX)
     variants = {
         "S1": replace(base, siamese=False),
         "S2": replace(base, attention=False, matching=False),
@@ -43,8 +47,8 @@ def main() -> None:
         "S5": base,
         "S5, no context": replace(base, sample_context=False),
     }
-    pool = Pool(tuple(read_deeppcb(args.data / "deeppcb", ("00041", "13000", "20085", "92000"), every=2)), ())
-    pairs = list(read_deeppcb(args.data / "deeppcb", ("44000", "77000"), args.every))
+    pool = Pool(tuple(read_deeppcb(args.data / "deeppcb", TRAINED, every=2)), ())
+    pairs = list(read_deeppcb(args.data / "deeppcb", VALIDATED, args.every))
     tables = []
     for name, config in variants.items():
         out = args.runs / name.replace(", ", "_").replace(" ", "_")

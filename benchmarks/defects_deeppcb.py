@@ -8,6 +8,7 @@ Intervals are bootstrapped over pairs. Writes reliability_defects.csv, too: of a
 reported; one is true if its box meets an annotated one of any class.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from fiducial.device import has_fast_bf16
 from fiducial.evaluate.defects import CASES, Answer, Tally, inspector_method, merged, summarize, tally_pairs
 from fiducial.metrics import Counts
 
-GROUPS = ("44000", "77000")
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from defects_data import VALIDATED
 
 
 def plain_script(sample: np.ndarray, template: np.ndarray) -> Answer:
@@ -85,7 +87,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="measure every n-th pair")
     parser.add_argument("--weights", type=Path, default=None)
     args = read_options(parser, {"every": 30}, ("deeppcb",))
-    pairs = list(read_deeppcb(args.data / "deeppcb", GROUPS, args.every))
+    pairs = list(read_deeppcb(args.data / "deeppcb", VALIDATED, args.every))
     loaded, cpu = weights.load("defects", args.weights), torch.device("cpu")
     inspector = DefectInspector(loaded.network, loaded.calibration, cpu, bf16=has_fast_bf16(cpu))
     tallies = tally_pairs(inspector_method(inspector), pairs)

@@ -7,8 +7,10 @@ pair of those groups, which shows another part of a similar design: the hardest 
 `false_alarms_per_board` is bootstrapped over boards, those of shares are Wilson's.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ from fiducial.datasets import read_deeppcb
 from fiducial.evaluate.defects import CASES, displace
 from fiducial.records import Defects
 
-GROUPS = ("44000", "77000")
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from defects_data import VALIDATED
 
 
 def gate(records: Sequence[Defects]) -> dict[str, float]:
@@ -50,7 +53,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--every", type=int, default=1, help="measure every n-th pair")
     args = read_options(parser, {"every": 30}, ("deeppcb",))
-    pairs = list(read_deeppcb(args.data / "deeppcb", GROUPS, args.every))
+    pairs = list(read_deeppcb(args.data / "deeppcb", VALIDATED, args.every))
     rows = []
     for case in CASES[1:]:
         records = []

@@ -49,7 +49,9 @@ from fiducial.metrics import auroc, false_accept_rate
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY, TripletNet
 
-HELD_OUT = {"sem/nanomfg": ("Set_1_", "Set_2_"), "sem/nasa": ("super2_",)}  # neither trained nor calibrated on
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+from places_data import SEM, VALIDATED
+
 LONGEST_PX = 4096
 NAMES = {
     "ours": "fiducial locate",
@@ -64,9 +66,7 @@ Find = Callable[[PlaceCase], Candidates]
 
 def read_held_out(data: Path) -> list[Picture]:
     """Read the images that nothing was learned from, as gray."""
-    paths = [
-        path for folder, prefixes in HELD_OUT.items() for path in list_images(data / folder) if path.name.startswith(prefixes)
-    ]
+    paths = [path for folder in SEM for path in list_images(data / folder) if path.name.startswith(VALIDATED)]
     return [read_reduced(open_image(path), LONGEST_PX).round().astype(np.uint8) for path in paths]
 
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(NAMES), help="methods, separated by commas")
     parser.add_argument("--weights", type=Path, default=None, help="of places; the shipped ones by default")
     parser.add_argument("--triplet", type=Path, default=None, help="weights of triplets; the shipped ones by default")
-    args = read_options(parser, {"cases": 12}, tuple(HELD_OUT))
+    args = read_options(parser, {"cases": 12}, SEM)
     chosen = args.only.split(",")
     if set(chosen) - set(NAMES):
         parser.error(f"--only must name some of {','.join(NAMES)}, got {args.only}")

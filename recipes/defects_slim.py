@@ -24,24 +24,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from defects_data import TEXTURES, TRAINED, pool
+
 from fiducial import weights
-from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb, read_textures
+from fiducial.datasets import BOX_MARGIN_PX
 from fiducial.defects.network import BGNet, slim
-from fiducial.defects.samples import CLASSES, Pool
+from fiducial.defects.samples import CLASSES
 from fiducial.train.defects import train_defects
 from fiducial.train.loop import Schedule
-
-# DeepPCB's board groups: the networks learn from the first, probabilities are fitted on the second, scores are measured on
-# the third.
-TRAINED = ("00041", "13000", "20085", "92000")
-CALIBRATED = ("50600",)
-VALIDATED = ("44000", "77000")
-TEXTURES = ("sem/nanomfg", "sem/nasa", "emps/images", "dsb2018/images", "volkov/opt")
-
-
-def pool(data: Path) -> Pool:
-    pictures = read_textures(tuple(data / folder for folder in TEXTURES))
-    return Pool(tuple(read_deeppcb(data / "deeppcb", TRAINED)), tuple(pictures))
 
 
 def main() -> None:

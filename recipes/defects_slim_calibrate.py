@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from defects_slim import CALIBRATED
+from defects_data import CALIBRATED
 
 from fiducial import weights
 from fiducial.datasets import read_deeppcb

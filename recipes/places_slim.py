@@ -16,7 +16,7 @@ docs/model_cards/places_slim.md, from benchmarks/places_sem.py.
 import argparse
 from pathlib import Path
 
-from places_triplet import CALIBRATED, LICENSE, SEM, TEXTURES, VALIDATED, pool
+from places_data import CALIBRATED, LICENSE, SEM, TEXTURES, VALIDATED, pool
 
 from fiducial import weights
 from fiducial.places.network import FTFY, TripletNet, slim

@@ -9,14 +9,14 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from places_triplet import CALIBRATED, read_sem
-from rich.progress import Progress
+from places_data import CALIBRATED, read_sem
 
 from fiducial import weights
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.places import fit_places
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY
+from fiducial.train.loop import calibrating
 
 
 def main() -> None:
@@ -29,11 +29,8 @@ def main() -> None:
     loaded, where = weights.load("places", args.weights), choose_device("auto")
     assert isinstance(loaded.network, FTFY)
     locator = PlaceLocator(loaded.network, None, where, bf16=has_fast_bf16(where))
-    with Progress() as bar:
-        task = bar.add_task("calibrating", total=args.cases)
-        found = fit_places(
-            locator, read_sem(args.data, CALIBRATED), args.cases, lambda done, _: bar.update(task, completed=done)
-        )
+    with calibrating() as progress:
+        found = fit_places(locator, read_sem(args.data, CALIBRATED), args.cases, progress)
     print(found)
     weights.save(args.out, "places", loaded.network, loaded.card, found)
     print(args.out, hashlib.sha256(args.out.read_bytes()).hexdigest())
