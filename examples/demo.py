@@ -108,8 +108,8 @@ def inspect_boards(root: Path) -> None:
 def expect_found(folder: Path) -> None:
     """Stop the demo unless each view was found in the overview it was cut from."""
     for row in pd.read_csv(folder / "summary.csv").itertuples():
-        if row.found != "found" or Path(str(row.source)).stem != str(row.name).removesuffix("_view"):
-            raise SystemExit(f"the demo expected {row.name} in its overview, got {row.found} in {row.source}")
+        if row.answer != "found" or Path(str(row.source)).stem != str(row.name).removesuffix("_view"):
+            raise SystemExit(f"the demo expected {row.name} in its overview, got {row.answer} in {row.source}")
 
 
 def locate_photographs() -> None:

@@ -17,7 +17,8 @@ from fiducial.records import Blobs, Image
 from fiducial.runs import Answer, Input, Outcome, Run
 from fiducial.scaled import read_shown
 
-FILES = ("blobs.csv", "blobs.json", "blobs.coco.json", "blobs.geojson", "blobs.roi.zip", "blobs.points.csv")
+RECORDS = ("blobs.csv", "blobs.json", "blobs.coco.json", "blobs.geojson", "blobs.roi.zip", "blobs.points.csv")
+FILES = (*RECORDS, "overlay.png")
 
 Detect = Callable[[Image], Blobs]
 
@@ -25,10 +26,7 @@ Detect = Callable[[Image], Blobs]
 def run_detections(run: Run, kept: Sequence[Outcome], detect: Detect, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:
     """Detect in the images that are not kept, and yield what became of each; raises as `runs.carry_out`."""
     done = list(kept)
-    if (run.out / runs.RECORD).exists():
-        with runs.writing(run.out):
-            (run.out / "blobs.csv").unlink(missing_ok=True)  # it is that of an earlier run
-    for outcome in runs.carry_out(run, partial(_ask, detect, max_bytes), kept):
+    for outcome in runs.carry_out(run, partial(_ask, detect, max_bytes), kept, FILES):
         done.append(outcome)
         yield outcome
     with runs.writing(run.out):
@@ -45,7 +43,7 @@ def _ask(detect: Detect, max_bytes: int, job: Input) -> Answer:
 
 def write_detection(record: Blobs, image: Image, folder: Path) -> None:
     """Write a record in every format, and its overlay."""
-    for name in FILES:
+    for name in RECORDS:
         record.save(folder / name)
     shown = read_shown(image, OVERLAY_PX)
     if image.dtype == np.uint8:

@@ -16,6 +16,9 @@ from fiducial.images import MAX_BYTES, is_omezarr, open_image, read_reduced, wri
 from fiducial.records import Defects, Image, InputError
 from fiducial.runs import Answer, Files, Input, Outcome, Run
 
+RECORDS = ("defects.csv", "defects.json", "defects.coco.json")
+FILES = (*RECORDS, "mask.tif", "overlay.png")
+
 Inspect = Callable[[Image, Image], Defects]
 
 
@@ -77,7 +80,7 @@ def pairs_from_csv(path: Path) -> list[Files]:
 
 def run_inspections(run: Run, kept: Sequence[Outcome], inspect: Inspect, max_bytes: int = MAX_BYTES) -> Iterator[Outcome]:
     """Inspect the pairs that are not kept, and yield what became of each; raises as `runs.carry_out`."""
-    return runs.carry_out(run, partial(_ask, inspect, runs.sharing(run, max_bytes), max_bytes), kept)
+    return runs.carry_out(run, partial(_ask, inspect, runs.sharing(run, max_bytes), max_bytes), kept, FILES)
 
 
 def _ask(inspect: Inspect, open_shared: Callable[[Path], Image], max_bytes: int, job: Input) -> Answer:
@@ -90,12 +93,10 @@ def _ask(inspect: Inspect, open_shared: Callable[[Path], Image], max_bytes: int,
 
 
 def write_files(record: Defects, sample: Image, folder: Path) -> None:
-    """Write a record as table, JSON, COCO, mask and overlay; a refusal has no mask, and one of before goes."""
-    for name in ("defects.csv", "defects.json", "defects.coco.json"):
+    """Write a record as table, JSON, COCO, mask and overlay; a refusal has no mask."""
+    for name in RECORDS:
         record.save(folder / name)
-    if record.verdict == "refused":
-        (folder / "mask.tif").unlink(missing_ok=True)
-    else:
+    if record.verdict != "refused":
         record.save(folder / "mask.tif")
     write_image(folder / "overlay.png", np.asarray(draw_defects(record, read_reduced(sample, OVERLAY_PX))))
 

@@ -22,23 +22,20 @@ class Kind:
     """What a verb leaves behind.
 
     Attributes:
-        record, table: its JSON and its CSV in an input's folder. answer, measure: columns of summary.csv with the answer, and
-            by which a summary is known to be this verb's.
-        roles: the files of one input, as summary.csv names them.
+        record, table: its JSON and its CSV in an input's folder.
+        roles: the files of one input, as summary.csv names them; by the first it is known to be this verb's.
     """
 
     record: str
     table: str
-    answer: str
-    measure: str
     roles: tuple[str, ...]
 
 
 KINDS = {
-    "detect": Kind("blobs.json", "blobs.csv", "", "count", ("image",)),
-    "locate": Kind("places.json", "places.csv", "found", "found", ("query", "source")),
-    "inspect": Kind("defects.json", "defects.csv", "verdict", "verdict", ("sample", "template")),
-    "register": Kind("registration.json", "tie_points.csv", "answer", "answer", ("moving", "fixed")),
+    "detect": Kind("blobs.json", "blobs.csv", ("image",)),
+    "locate": Kind("places.json", "places.csv", ("query", "source")),
+    "inspect": Kind("defects.json", "defects.csv", ("sample", "template")),
+    "register": Kind("registration.json", "tie_points.csv", ("moving", "fixed")),
 }
 
 
@@ -203,7 +200,9 @@ def _read_summary(path: Path) -> pd.DataFrame:
 
 
 def _verb_of(summary: pd.DataFrame) -> str:
-    return next((verb for verb, kind in KINDS.items() if kind.measure in summary.columns and "why" in summary.columns), "")
+    if not {"answer", "why"} <= set(summary.columns):
+        return ""
+    return next((verb for verb, kind in KINDS.items() if kind.roles[0] in summary.columns), "")
 
 
 def _given(entry: object) -> Input:
@@ -219,13 +218,10 @@ def _given(entry: object) -> Input:
 
 def _listed(summary: pd.DataFrame, verb: str) -> list[Input]:
     """Return the inputs of a run without run.json, as its summary lists them."""
-    kind, inputs = KINDS[verb], []
+    inputs = []
     for row in summary.to_dict("records"):
-        named = {"moving": row.get("image", "")} if verb == "register" else {role: row.get(role, "") for role in kind.roles}
-        files = tuple((role, Path(path)) for role, path in named.items() if path)
-        failed = kind.answer == "" and row[kind.measure] == ""
-        answer = "error" if failed else str(row.get(kind.answer, "done"))
-        inputs.append(Input(_inside(str(row["name"])), files, answer, str(row.get("why", "")), math.nan))
+        files = tuple((role, Path(row[role])) for role in KINDS[verb].roles if row.get(role))
+        inputs.append(Input(_inside(str(row["name"])), files, str(row["answer"]), str(row["why"]), math.nan))
     return inputs
 
 

@@ -13,7 +13,7 @@ from fiducial.records import Image, Registration
 from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Input, Outcome, Run
 
-FILES = (
+RECORDS = (
     "registration.json",
     "registration.transform.json",
     "tie_points.csv",
@@ -21,6 +21,7 @@ FILES = (
     "tie_points.points",
     "report.txt",
 )
+FILES = (*RECORDS, "overlay.png", "checkerboard.png", "aligned.tif")
 
 Register = Callable[[Image, Image], Registration]
 
@@ -35,7 +36,7 @@ def run_registrations(run: Run, kept: Sequence[Outcome], register: Register, max
     fixed = run.inputs[0].files["fixed"]
     assert isinstance(fixed, Path)
     ground = runs.sharing(run, max_bytes)(fixed)
-    return runs.carry_out(run, partial(_ask, register, ground, max_bytes), kept)
+    return runs.carry_out(run, partial(_ask, register, ground, max_bytes), kept, FILES)
 
 
 def _ask(register: Register, ground: Image, max_bytes: int, job: Input) -> Answer:
@@ -48,16 +49,13 @@ def _ask(register: Register, ground: Image, max_bytes: int, job: Input) -> Answe
 
 def write_registration(record: Registration, moving: Image, fixed: Image, folder: Path) -> None:
     """Write a record in every format, drawings, and, where it was accepted, the moving image on the fixed one's grid."""
-    for name in FILES:
+    for name in RECORDS:
         record.save(folder / name)
     shown = [read_reduced(image, OVERLAY_PX) for image in (fixed, moving)]
     write_image(folder / "overlay.png", np.asarray(draw_registration(record, *shown)))
     write_image(folder / "checkerboard.png", np.asarray(draw_checkerboard(record, *shown)))
-    aligned = folder / "aligned.tif"
     if record.accepted and record.moving_to_fixed is not None:
-        write_aligned(moving, fixed, record.moving_to_fixed, aligned)
-    else:
-        aligned.unlink(missing_ok=True)
+        write_aligned(moving, fixed, record.moving_to_fixed, folder / "aligned.tif")
 
 
 def row(record: Registration) -> dict[str, object]:

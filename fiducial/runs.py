@@ -12,9 +12,10 @@ import glob
 import json
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -37,6 +38,7 @@ NEGATIVE = ("refused", "not here")  # answers that have an exit status of their 
 SHARED_BYTES = 2**30  # most that is held of images that several inputs share
 
 _TAKEN = (RECORD, "summary.csv", "all.csv", "blobs.csv", "index.html")  # files beside the folders
+_RARELY = 20  # times as long as the record and the tables take to be written, they are left as they are
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, object]
@@ -61,7 +63,7 @@ class Answer:
 
     Attributes:
         word: the verb's own. why: the line that says why, where there is one to say.
-        row: columns of summary.csv. write: writes the files of the answer into a folder.
+        row: columns of summary.csv. write: writes the files of the answer into a folder that holds none of the verb's.
         failed: what of the input could not be read, though there is an answer. pairs: rows of all.csv.
     """
 
@@ -98,13 +100,12 @@ class Run:
     """One command and what it is asked for.
 
     Attributes:
-        column: of summary.csv, which holds the answer; none if empty. paired: whether there is an all.csv, too.
         command: as it was typed. options: the verb's, by name. weights: name and SHA-256.
         started: time in UTC. stamps: size in bytes and time of change in ns of each file.
+        paired: whether there is an all.csv, too.
     """
 
     verb: str
-    column: str
     inputs: tuple[Input, ...]
     out: Path
     options: Mapping[str, Any]
@@ -132,11 +133,9 @@ def plan(
         InputError: OUT cannot be a folder to write to.
     """
     _check_out(out)
-    column = {"inspect": "verdict", "locate": "found", "register": "answer"}.get(verb, "")
     stated = {name: value for name, value in sorted(options.items()) if name not in ("progress", "weights")}
     return Run(
         verb,
-        column,
         tuple(inputs),
         out,
         json.loads(json.dumps(stated)),
@@ -227,40 +226,71 @@ def _named(job: Input) -> dict[str, str | list[str]]:
     }
 
 
-def carry_out(run: Run, ask: Callable[[Input], Answer], kept: Sequence[Outcome]) -> Iterator[Outcome]:
+def carry_out(run: Run, ask: Callable[[Input], Answer], kept: Sequence[Outcome], files: Sequence[str]) -> Iterator[Outcome]:
     """Ask for the answers that are not kept, write their files, and yield what became of each.
 
-    run.json and the tables are written anew after each.
+    run.json and the tables are written anew after each, of thousands less often, and when the run ends, however it does. What
+    an earlier run left in the folder of an input goes when there is a new answer or an error in its place.
+
+    Args:
+        run: its only input may fail without a trace: then the folder stays as it was.
+        ask: the verb.
+        kept: outcomes of before.
+        files: names of all that the verb may write into the folder of an input.
 
     Raises:
         InputError: the only input failed; of several, a failure is an outcome and the run goes on.
         OutputError: something could not be written; what was written before stays.
     """
-    done = list(kept)
-    alone = len(run.inputs) == 1
-    if not alone or (run.out / RECORD).exists():
-        _write(run, done)  # from here on nothing there speaks of another run, and the folder is known to take files
-    known = {outcome.name for outcome in kept}
-    for job in run.inputs:
-        if job.name in known:
-            continue
-        try:
-            done.append(_outcome(run, job, ask))
-        except (InputError, OSError) as error:
-            if alone:
-                raise
-            done.append(Outcome(job.name, _named(job), 0.0, "error", readable(str(error)), failed=[readable(str(error))]))
+    done, known = list(kept), {outcome.name for outcome in kept}
+    if len(run.inputs) > 1:
+        _claim(run, done)
+    written, due = len(done), 0.0
+    try:
+        for job in run.inputs:
+            if job.name in known:
+                continue
+            done.append(_outcome(run, job, ask, files))
+            if (start := perf_counter()) >= due:
+                _write(run, done)
+                written, due = len(done), perf_counter() + _RARELY * (perf_counter() - start)
+            yield done[-1]
+    except BaseException:
+        if len(done) > written:
+            with suppress(OutputError):  # what ended the run is told
+                _write(run, done)
+        raise
+    if len(done) > written:
         _write(run, done)
-        yield done[-1]
 
 
-def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer]) -> Outcome:
+def _claim(run: Run, kept: Sequence[Outcome]) -> None:
+    """Leave nothing in the tables that speaks of another run, and learn whether the folder takes files."""
+    with writing(run.out):
+        for name in ("all.csv", "blobs.csv"):
+            (run.out / name).unlink(missing_ok=True)
+    _write(run, kept)
+
+
+def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequence[str]) -> Outcome:
+    """Return what became of an input; raises InputError or OSError if it is the only one and failed, and OutputError."""
     start, folder = perf_counter(), run.out / job.name
-    answer = ask(job)
+    try:
+        answer = ask(job)
+    except (InputError, OSError) as error:
+        if len(run.inputs) == 1:
+            raise
+        with writing(folder):
+            _clear(folder, files)
+        said = readable(str(error))
+        return Outcome(job.name, _named(job), 0.0, "error", said, failed=[said])
+    if len(run.inputs) == 1 and (run.out / RECORD).exists():
+        _claim(run, ())
     with writing(folder):
+        _clear(folder, files)
         folder.mkdir(parents=True, exist_ok=True)
         answer.write(folder)
-        wrote = sorted(path.name for path in folder.iterdir())
+        wrote = sorted(name for name in files if (folder / name).exists())
     return Outcome(
         job.name,
         _named(job),
@@ -272,6 +302,17 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer]) -> Outcome:
         [_cells(row) for row in answer.pairs],
         wrote,
     )
+
+
+def _clear(folder: Path, files: Sequence[str]) -> None:
+    """Remove what the verb may have written, and the folder, if it holds nothing else."""
+    for path in (folder / name for name in files):
+        if path.is_dir() and not path.is_symlink():  # an OME-Zarr
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
@@ -330,8 +371,7 @@ def summary(run: Run, done: Sequence[Outcome]) -> pd.DataFrame:
     rows = []
     for outcome in in_order(run, done):
         files = {role: path for role, path in outcome.files.items() if isinstance(path, str)}
-        word = {run.column: outcome.answer} if run.column else {}
-        rows.append({"name": outcome.name} | files | word | outcome.row | {"why": outcome.why})
+        rows.append({"name": outcome.name} | files | {"answer": outcome.answer} | outcome.row | {"why": outcome.why})
     return _frame(rows, "why")
 
 
@@ -417,14 +457,15 @@ def name_inputs(files: Sequence[Files]) -> tuple[Input, ...]:
     Case makes no difference: there are file systems on which it makes none.
     """
     inputs: list[Input] = []
-    taken = set(_TAKEN)
+    taken, following = set(_TAKEN), Counter[str]()
     for own in files:
         first = next(iter(own.values()))
         path = first if isinstance(first, Path) else first[0]
-        stem, n = readable(path.stem).strip(".") or "image", 2
-        name = stem
+        stem = readable(path.stem).strip(".") or "image"
+        name, folded = stem, stem.casefold()
         while name.casefold() in taken:
-            name, n = f"{stem}_{n}", n + 1
+            following[folded] += 1
+            name = f"{stem}_{following[folded] + 1}"
         taken.add(name.casefold())
         inputs.append(Input(name, own))
     return tuple(inputs)

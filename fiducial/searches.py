@@ -18,6 +18,9 @@ from fiducial.records import Image, InputError, Places, Progress, Window
 from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Input, Outcome, Run
 
+RECORDS = ("places.csv", "places.json", "places.geojson")
+FILES = (*RECORDS, "overlay.png", "query_on_source.tif")
+
 Locate = Callable[[Image, Image, Progress], Places]
 
 
@@ -33,7 +36,7 @@ def run_searches(
         progress: called with parts done of one query's search, and parts in all.
         max_bytes: budget for the pixels of one read, and for the query on the source's grid.
     """
-    return runs.carry_out(run, partial(_ask, locate, runs.sharing(run, max_bytes), progress, max_bytes), kept)
+    return runs.carry_out(run, partial(_ask, locate, runs.sharing(run, max_bytes), progress, max_bytes), kept, FILES)
 
 
 def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progress, max_bytes: int, job: Input) -> Answer:
@@ -60,7 +63,7 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
         lambda folder: write_search(best, query, open_shared(source), folder, max_bytes),
         failed,
         tuple(
-            {"name": job.name, "query": path, "source": source, "found": record.found} | _first_place(record)
+            {"name": job.name, "query": path, "source": source, "answer": record.answer} | _first_place(record)
             for source, record in found
         ),
     )
@@ -76,15 +79,12 @@ def write_search(record: Places, query: Image, source: Image, folder: Path, max_
 
     The last is left out where it would exceed the budget.
     """
-    for name in ("places.csv", "places.json", "places.geojson"):
+    for name in RECORDS:
         record.save(folder / name)
     shown = (read_reduced(image, OVERLAY_PX) for image in (source, query))
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
-    resampled = folder / "query_on_source.tif"
     if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
-        write_aligned(_in_gray(query), source, record.query_to_source[0], resampled)
-    else:
-        resampled.unlink(missing_ok=True)
+        write_aligned(_in_gray(query), source, record.query_to_source[0], folder / "query_on_source.tif")
 
 
 def _in_gray(image: Image) -> Image:
@@ -99,5 +99,9 @@ def _in_gray(image: Image) -> Image:
 def _first_place(record: Places) -> dict[str, object]:
     if not len(record):
         return {"probability": 0.0}
-    place = record.to_frame().iloc[0]
-    return {str(name): round(float(place[name]), 4) for name in place.index if name != "correlation"}
+    place = record.to_frame().iloc[0].drop("correlation")
+    short = ("probability", "scale", "angle_deg")  # and what is in pixels; of degrees on a map four digits would be 10 m
+    return {
+        str(name): round(float(value), 4) if name in short or str(name).endswith("_px") else float(value)
+        for name, value in place.items()
+    }

@@ -38,7 +38,7 @@ def test_one_pair_writes_its_files_and_a_summary(boards: Path) -> None:
     assert status == 0
     assert "bad" in text
     assert {p.name for p in (boards / "out" / "bad board").iterdir()} == FILES
-    assert pd.read_csv(boards / "out" / "summary.csv")["verdict"].tolist() == ["bad"]
+    assert pd.read_csv(boards / "out" / "summary.csv")["answer"].tolist() == ["bad"]
 
 
 def test_json_is_all_that_is_printed_when_asked(boards: Path) -> None:
@@ -47,7 +47,7 @@ def test_json_is_all_that_is_printed_when_asked(boards: Path) -> None:
     )
     assert status == 0
     (row,) = json.loads(text)
-    assert (row["verdict"], row["defects"]) == ("good", 0)
+    assert (row["answer"], row["defects"]) == ("good", 0)
 
 
 def test_a_folder_goes_on_past_bad_files_and_says_so(boards: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_folder_goes_on_past_bad_files_and_says_so(boards: Path) -> None:
     status, _, _ = run("inspect", "--samples", boards / "in", "-t", boards / "good template.png", "-o", boards / "out")
     assert status == 1
     table = pd.read_csv(boards / "out" / "summary.csv").set_index("name")
-    assert table["verdict"].to_dict() == {
+    assert table["answer"].to_dict() == {
         "bad board": "bad", "broken": "error", "fine": "good", "other": "refused", "small": "error",
     }  # fmt: skip
     assert "damaged" in table.loc["broken", "why"]
@@ -69,7 +69,7 @@ def test_a_table_of_pairs_is_followed(boards: Path) -> None:
     (boards / "pairs.csv").write_text("sample,template\nin/fine.png,good template.png\nin/bad board.png,good template.png\n")
     status, _, _ = run("inspect", "--pairs", boards / "pairs.csv", "-o", boards / "out")
     assert status == 0
-    assert pd.read_csv(boards / "out" / "summary.csv")["verdict"].tolist() == ["good", "bad"]
+    assert pd.read_csv(boards / "out" / "summary.csv")["answer"].tolist() == ["good", "bad"]
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(boards: Path) -> None:

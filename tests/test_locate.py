@@ -286,7 +286,7 @@ def test_each_query_finds_its_image(folder: Path) -> None:
     status, _, _ = run("locate", folder / "views", folder / "overviews", "-o", folder / "out")
     assert status == 1
     table = pd.read_csv(folder / "out" / "summary.csv").set_index("name")
-    assert table["found"].to_dict() == {"broken": "error", "one": "found", "two": "not here"}
+    assert table["answer"].to_dict() == {"broken": "error", "one": "found", "two": "not here"}
     assert Path(table["source"]["one"]).name == "gravel.png"
     assert len(pd.read_csv(folder / "out" / "all.csv")) == 4
     files = {p.name for p in (folder / "out" / "one").iterdir()}
@@ -299,6 +299,20 @@ def test_each_query_finds_its_image(folder: Path) -> None:
     assert not (folder / "out" / "two" / "query_on_source.tif").exists()
 
 
+def test_a_summary_says_where_on_the_map_as_exactly_as_the_table_of_places(folder: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    source = half(np.asarray(photographs.gravel()))
+    profile = {"driver": "GTiff", "height": source.shape[0], "width": source.shape[1], "count": 1, "dtype": "uint8"}
+    with rasterio.open(
+        folder / "a.tif", "w", crs="EPSG:4326", transform=rasterio.Affine(1e-5, 0, 11, 0, -1e-5, 48), **profile
+    ) as file:
+        file.write(source, 1)
+    assert run("locate", folder / "views" / "one.png", folder / "a.tif", "-o", folder / "o", "--scale", "0.5")[0] == 0
+    place = pd.read_csv(folder / "o" / "one" / "places.csv").iloc[0]
+    summary = pd.read_csv(folder / "o" / "summary.csv").iloc[0]
+    assert (summary["map_x"], summary["corner2_map_y"]) == (place["map_x"], place["corner2_map_y"])
+
+
 def test_exit_status_says_found_not_here_and_bad_input(folder: Path) -> None:
     gravel = folder / "overviews" / "gravel.png"
     assert run("locate", folder / "views" / "one.png", gravel, "-o", folder / "o")[0] == 0
@@ -309,7 +323,7 @@ def test_exit_status_says_found_not_here_and_bad_input(folder: Path) -> None:
     for bad in (("--weights", "nope"), ("--min-probability", "2"), ("--device", "tpu")):
         assert run("locate", folder / "views" / "one.png", folder / "overviews", "-o", folder / "o", *bad)[0] == 2
     status, text, _ = run("locate", folder / "views" / "one.png", gravel, "-o", folder / "o", "--json")
-    assert json.loads(text)[0]["found"] == "found"
+    assert json.loads(text)[0]["answer"] == "found"
 
 
 def test_a_place_may_hang_over_the_border() -> None:

@@ -158,7 +158,7 @@ def test_the_python_lines_give_the_same_answer_again(written: Path, verb: str) -
     found = names["found"]
     again = {
         "detect": lambda: len(found) == table["count"],
-        "inspect": lambda: (found.verdict, len(found)) == (table["verdict"], table["defects"]),
+        "inspect": lambda: (found.verdict, len(found)) == (table["answer"], table["defects"]),
         "locate": lambda: found.score[0] == pytest.approx(table["probability"], abs=1e-4),
         "register": lambda: found.error_px == pytest.approx(table["error_px"], abs=1e-3),
     }

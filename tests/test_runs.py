@@ -96,7 +96,7 @@ def counting(asked: list[str], fail: Sequence[str] = (), stop: str = "") -> Call
 
 def carried_out(run: Run, ask: Callable[[Input], Answer]) -> list[Outcome]:
     kept = runs.earlier(run)
-    return runs.in_order(run, [*kept, *runs.carry_out(run, ask, kept)])
+    return runs.in_order(run, [*kept, *runs.carry_out(run, ask, kept, ("a.txt", "b.txt"))])
 
 
 @pytest.fixture
@@ -138,7 +138,8 @@ def test_a_run_that_went_on_says_the_same_as_one_that_was_never_stopped(failing:
 def test_a_table_has_whole_numbers_beside_none_and_why_at_its_end(folder: Path, files: list[Path]) -> None:
     carried_out(counted_run(folder / "out", files[:2]), counting([], ["a"]))
     assert (folder / "out" / "summary.csv").read_text() == (
-        f"name,image,bytes,share,none,n_3,why\na,{files[0]},,,,,a.png cannot be read\nb,{files[1]},3,0.3333333333333333,,1,\n"
+        "name,image,answer,bytes,share,none,n_3,why\n"
+        f"a,{files[0]},error,,,,,a.png cannot be read\nb,{files[1]},done,3,0.3333333333333333,,1,\n"
     )
 
 
@@ -206,6 +207,43 @@ def test_inputs_that_came_to_a_folder_are_all_that_is_computed(folder: Path, fil
     outcomes = carried_out(counted_run(folder / "out", files), counting(asked))
     assert asked == ["a", "d"]
     assert [outcome.name for outcome in outcomes] == ["a", "b", "c", "d"]
+
+
+def test_what_a_failed_input_left_before_goes_and_other_files_stay(folder: Path, files: list[Path]) -> None:
+    carried_out(counted_run(folder / "out", files), counting([]))
+    (folder / "out" / "a" / "mine.txt").write_text("kept")
+    carried_out(counted_run(folder / "out", files, level=0.6), counting([], ["a", "b"]))
+    assert {str(path.relative_to(folder / "out")) for path in (folder / "out").glob("*/*")} == {
+        "a/mine.txt", "c/a.txt", "c/b.txt", "d/a.txt", "d/b.txt",
+    }  # fmt: skip
+    assert not (folder / "out" / "b").exists()
+
+
+def test_a_single_bad_input_leaves_the_run_of_before_as_it_was(folder: Path, files: list[Path]) -> None:
+    carried_out(counted_run(folder / "out", files[:1]), counting([]))
+    (folder / "out" / "blobs.csv").write_text("of the run before")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    with pytest.raises(InputError):
+        carried_out(counted_run(folder / "out", files[:1], level=0.6), counting([], ["a"]))
+    assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} == before
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(counted_run(folder / "out", files[:1], level=0.6), counting([], stop="a"))
+    assert json.loads((folder / "out" / "run.json").read_text())["inputs"] == []
+    assert not (folder / "out" / "blobs.csv").exists()
+
+
+def test_a_long_run_is_recorded_less_often_than_it_has_inputs_and_whole_at_its_end(folder: Path) -> None:
+    paths = [folder / "in" / f"{n}.png" for n in range(150)]
+    for n, path in enumerate(paths):
+        path.write_text("x" * (1 + n % 3))
+    run, record = counted_run(folder / "out", paths), folder / "out" / "run.json"
+    outcomes = runs.carry_out(run, counting([]), (), ("a.txt", "b.txt"))
+    written = {record.stat().st_mtime_ns: len(json.loads(record.read_text())["inputs"]) for _ in outcomes}
+    assert len(written) < 75
+    assert len(json.loads(record.read_text())["inputs"]) == 150
+    with closing(runs.carry_out(run, counting([]), (), ("a.txt", "b.txt"))) as stopped:
+        assert [next(stopped).name for _ in range(90)] == [str(n) for n in range(90)]
+    assert len(json.loads(record.read_text())["inputs"]) == 90
 
 
 def test_folders_have_names_of_their_own_whatever_the_files_are_called() -> None:
