@@ -13,8 +13,9 @@ import numpy as np
 from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_blobs
 from fiducial.images import MAX_BYTES, open_image, whole_file, write_image
+from fiducial.inputs import Input
 from fiducial.records import Blobs, Image
-from fiducial.runs import Answer, Input, Outcome, Run
+from fiducial.runs import Answer, Outcome, Run
 from fiducial.scaled import read_shown
 
 RECORDS = ("blobs.csv", "blobs.json", "blobs.coco.json", "blobs.geojson", "blobs.roi.zip", "blobs.points.csv")

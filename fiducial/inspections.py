@@ -13,8 +13,9 @@ from fiducial import runs
 from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_defects
 from fiducial.images import MAX_BYTES, is_omezarr, open_image, read_reduced, write_image
+from fiducial.inputs import Files, Input, choose_images
 from fiducial.records import Defects, Image, InputError
-from fiducial.runs import Answer, Files, Input, Outcome, Run
+from fiducial.runs import Answer, Outcome, Run
 
 RECORDS = ("defects.csv", "defects.json", "defects.coco.json")
 FILES = (*RECORDS, "mask.tif", "overlay.png")
@@ -49,7 +50,7 @@ def pairs_from_folder(samples: Path, template: Path) -> list[tuple[Path, Path]]:
         InputError: no images, or a sample without a template.
     """
     found = []
-    for path in runs.choose_images([samples]) if samples.is_dir() else list_images(samples):
+    for path in choose_images([samples]) if samples.is_dir() else list_images(samples):
         own = template / path.name if template.is_dir() and not is_omezarr(template) else template
         if not own.exists():
             raise InputError(f"expected a template {own}, found none")

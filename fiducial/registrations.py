@@ -9,9 +9,10 @@ import numpy as np
 from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_checkerboard, draw_registration
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image
+from fiducial.inputs import Input
 from fiducial.records import Image, Registration
 from fiducial.resampling import write_aligned
-from fiducial.runs import Answer, Input, Outcome, Run
+from fiducial.runs import Answer, Outcome, Run
 
 RECORDS = (
     "registration.json",

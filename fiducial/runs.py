@@ -1,14 +1,13 @@
 """Carry out a run: the files of each input in a folder, run.json, summary.csv; and go on where a run was stopped.
 
 Glossary
-    input: what one answer is asked for: an image, a sample with its template, a query with its sources.
+    input: what one answer is asked for, as in `inputs`.
     outcome: what became of an input. run.json holds one a line, and the tables beside it are made of nothing else.
     stamp: size and time of change of a file, by which it is known to be unchanged.
 
 OUT/NAME/ holds the files of one input; NAME is its file name without suffix.
 """
 
-import glob
 import json
 import math
 import os
@@ -26,9 +25,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fiducial.datasets import list_images
-from fiducial.images import MAX_BYTES, is_omezarr, open_image, write_text
+from fiducial.images import MAX_BYTES, open_image, write_text
 from fiducial.images.limits import readable
+from fiducial.inputs import Input
 from fiducial.records import Image, InputError
 from fiducial.version import VERSION
 from fiducial.weights import Weights
@@ -37,24 +36,14 @@ RECORD = "run.json"
 NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own when they are the only ones
 SHARED_BYTES = 2**30  # most that is held of images that several inputs share
 
-_TAKEN = (RECORD, "summary.csv", "all.csv", "blobs.csv", "index.html")  # files beside the folders
 _RARELY = 20  # times as long as the record and the tables take to be written, they are left as they are
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, object]
-Files = Mapping[str, Path | tuple[Path, ...]]  # by what they are to the verb: image; sample, template; query, sources
 
 
 class OutputError(Exception):
     """Say why a run cannot write, and so cannot go on: a full disk, a folder that cannot be made."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """What one answer is asked for; `name` is that of its folder."""
-
-    name: str
-    files: Files
 
 
 @dataclass(frozen=True)
@@ -412,60 +401,3 @@ def _bytes(image: Image) -> int:
 def _decoded_once(image: Image) -> Image:
     pixels = lru_cache(maxsize=1)(image.read)
     return replace(image, reader=lambda w: pixels()[w[0] : w[2], w[1] : w[3]])
-
-
-def choose_images(images: Sequence[Path]) -> list[Path]:
-    """Return the files that paths, folders and patterns (`scans/*.tif`) name, each once.
-
-    Raises:
-        InputError: a pattern or a folder holds no image, or a folder cannot be read.
-    """
-    return list(dict.fromkeys(found for path in images for found in _images_of(path)))
-
-
-def _images_of(path: Path) -> list[Path]:
-    try:
-        if path.is_dir() and not is_omezarr(path):
-            return list_images(path)
-        if path.exists() or not glob.has_magic(str(path)):
-            return [path]
-        matching = [match for match in _matching(path) if match.is_file() or is_omezarr(match)]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if not matching:
-        raise InputError(f"no file matches {path}")
-    return matching
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """Return what matches a pattern, sorted; `**` stands for folders in folders, which links to folders do not prolong."""
-    if "**" not in pattern.parts:
-        return sorted(Path(match) for match in glob.glob(str(pattern)))
-    at = pattern.parts.index("**")
-    rest = pattern.parts[at + 1 :] or ("*",)
-    found: set[Path] = set()
-    for top in glob.glob(str(Path(*pattern.parts[:at]))):
-        for folder, below, _ in os.walk(top):
-            below[:] = [name for name in below if not name.startswith(".") and not is_omezarr(Path(folder, name))]
-            found.update(_matching(Path(glob.escape(folder), *rest)))
-    return sorted(found)
-
-
-def name_inputs(files: Sequence[Files]) -> tuple[Input, ...]:
-    """Name inputs by the stems of their first files; those of one stem, and of a name that is taken or none, are numbered.
-
-    Case makes no difference: there are file systems on which it makes none.
-    """
-    inputs: list[Input] = []
-    taken, following = set(_TAKEN), Counter[str]()
-    for own in files:
-        first = next(iter(own.values()))
-        path = first if isinstance(first, Path) else first[0]
-        stem = readable(path.stem).strip(".") or "image"
-        name, folded = stem, stem.casefold()
-        while name.casefold() in taken:
-            following[folded] += 1
-            name = f"{stem}_{following[folded] + 1}"
-        taken.add(name.casefold())
-        inputs.append(Input(name, own))
-    return tuple(inputs)

@@ -14,9 +14,10 @@ from jaxtyping import Float32
 from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_places
 from fiducial.images import MAX_BYTES, open_image, read_reduced, to_gray, write_image
+from fiducial.inputs import Input
 from fiducial.records import Image, InputError, Places, Progress, Window
 from fiducial.resampling import write_aligned
-from fiducial.runs import Answer, Input, Outcome, Run
+from fiducial.runs import Answer, Outcome, Run
 
 RECORDS = ("places.csv", "places.json", "places.geojson")
 FILES = (*RECORDS, "overlay.png", "query_on_source.tif")

@@ -24,7 +24,7 @@ LEVELS = (
     set(FAMILIES),
     {"weights"},
     {"evaluate"},
-    {"train", "api"},
+    {"train", "api", "inputs"},
     {"runs", "outputs"},
     {"report"},
     {"inspections", "searches", "detections", "registrations"},

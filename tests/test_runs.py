@@ -24,9 +24,10 @@ from test_api import board, damaged
 from typer.testing import CliRunner
 
 import fiducial
-from fiducial import cli, runs, weights
+from fiducial import cli, inputs, runs, weights
+from fiducial.inputs import Input
 from fiducial.records import InputError
-from fiducial.runs import Answer, Input, Outcome, Run
+from fiducial.runs import Answer, Outcome, Run
 
 SHIPPED = weights.load("blobs")
 DETECT = ("detect", "in", "--device", "cpu", "-o", "out")
@@ -68,8 +69,8 @@ def fiducial_says(*words: object) -> tuple[int, str, str]:
 
 
 def counted_run(out: Path, paths: Sequence[Path], **options: object) -> Run:
-    inputs = runs.name_inputs([{"image": path} for path in paths])
-    return runs.plan("detect", inputs, out, {"level": 0.5} | options, SHIPPED, ["detect"])
+    jobs = inputs.name_inputs([{"image": path} for path in paths])
+    return runs.plan("detect", jobs, out, {"level": 0.5} | options, SHIPPED, ["detect"])
 
 
 def counting(asked: list[str], fail: Sequence[str] = (), stop: str = "") -> Callable[[Input], Answer]:
@@ -248,8 +249,8 @@ def test_a_long_run_is_recorded_less_often_than_it_has_inputs_and_whole_at_its_e
 
 def test_folders_have_names_of_their_own_whatever_the_files_are_called() -> None:
     names = ["a.png", "sub/a.png", "A.tif", "run.json.png", "Summary.csv.tif", "...png", "x.y.png", "b\udcff.png", "c\nd.png"]
-    inputs = runs.name_inputs([{"image": Path(name)} for name in names])
-    assert [job.name for job in inputs] == [
+    jobs = inputs.name_inputs([{"image": Path(name)} for name in names])
+    assert [job.name for job in jobs] == [
         "a", "a_2", "A_3", "run.json_2", "Summary.csv_2", "image", "x.y", "b\ufffd", "c\ufffdd",
     ]  # fmt: skip
 
@@ -258,8 +259,8 @@ def test_images_that_inputs_share_are_decoded_once_and_others_as_often_as_they_a
     paths = [folder / "in" / f"{n}.tif" for n in range(3)]
     for n, path in enumerate(paths):
         tifffile.imwrite(path, crowd(n), compression="zlib")
-    inputs = runs.name_inputs([{"moving": own, "fixed": paths[0]} for own in paths[1:]])
-    run = runs.plan("register", inputs, folder / "out", {}, SHIPPED, [])
+    jobs = inputs.name_inputs([{"moving": own, "fixed": paths[0]} for own in paths[1:]])
+    run = runs.plan("register", jobs, folder / "out", {}, SHIPPED, [])
     open_shared = runs.sharing(run)
     np.testing.assert_array_equal(open_shared(paths[0]).read((3, 5, 30, 40)), crowd(0)[3:30, 5:40])
     for n, path in enumerate(paths):
@@ -280,9 +281,9 @@ def test_links_that_lead_back_do_not_prolong_a_pattern(folder: Path) -> None:
     (folder / "in" / "itself.png").symlink_to(folder / "in" / "itself.png")
     expected = {"one.png", "two.png", "three.png"}
     for pattern in ("in/**/*.png", str(folder / "in/**/*.png"), "i*/**/*.png"):
-        assert sorted(path.name for path in runs.choose_images([Path(pattern)])) == sorted(expected)
-    assert {path.name for path in runs.choose_images([Path("**/deep/**/*.png")])} == expected - {"one.png"}
-    assert {path.name for path in runs.choose_images([Path("in/deep/**")])} == expected - {"one.png"} | {"no.txt"}
+        assert sorted(path.name for path in inputs.choose_images([Path(pattern)])) == sorted(expected)
+    assert {path.name for path in inputs.choose_images([Path("**/deep/**/*.png")])} == expected - {"one.png"}
+    assert {path.name for path in inputs.choose_images([Path("in/deep/**")])} == expected - {"one.png"} | {"no.txt"}
 
 
 def test_a_folder_that_may_not_be_read_is_named() -> None:
@@ -294,7 +295,7 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
             os.seteuid(65534)  # root may read every folder, nobody may not
         try:
             with pytest.raises(InputError, match=r"cannot read .*closed: Permission denied"):
-                runs.choose_images([Path(name) / "closed"])
+                inputs.choose_images([Path(name) / "closed"])
         finally:
             os.seteuid(me)
 

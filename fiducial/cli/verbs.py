@@ -35,7 +35,7 @@ def inspect(
     Example: fiducial inspect board.png --template good.png -o results
     """
     with Errors():
-        from fiducial import api, inspections, runs  # noqa: PLC0415
+        from fiducial import api, inputs, inspections, runs  # noqa: PLC0415
 
         pairs_of_files = inspections.choose_pairs(sample, samples, pairs, template)
         loaded = api.check_inspection(weights, device, min_probability, false_alarms)[0]
@@ -44,7 +44,7 @@ def inspect(
             api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.part,
         )  # fmt: skip
-        run = runs.plan("inspect", runs.name_inputs(pairs_of_files), out, verb.keywords, loaded, sys.argv[1:])
+        run = runs.plan("inspect", inputs.name_inputs(pairs_of_files), out, verb.keywords, loaded, sys.argv[1:])
         answers = partial(inspections.run_inspections, inspect=verb, max_bytes=max_bytes)
         outcomes = follow(run, answers, bar, again=again)
     finish(run, outcomes, as_json=as_json)
@@ -78,18 +78,18 @@ def locate(
     Example: fiducial locate zoom.tif overview.tif -o results
     """
     with Errors():
-        from fiducial import api, runs, searches  # noqa: PLC0415
+        from fiducial import api, inputs, runs, searches  # noqa: PLC0415
 
         api.check_search(most, scale)
         loaded = api.check_location(weights, device, min_probability, false_alarms)[0]
-        overviews = tuple(runs.choose_images(sources))
-        files: list[runs.Files] = [{"query": own, "sources": overviews} for own in runs.choose_images([query])]
+        overviews = tuple(inputs.choose_images(sources))
+        files: list[inputs.Files] = [{"query": own, "sources": overviews} for own in inputs.choose_images([query])]
         bar = Bar("searching", hidden=as_json)
         verb = partial(
             api.locate, weights=weights, device=device, scale=scale, most=most,
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
         )  # fmt: skip
-        run = runs.plan("locate", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        run = runs.plan("locate", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
         answers = partial(
             searches.run_searches,
             locate=lambda query, source, note: verb(query, source, progress=note),
@@ -127,9 +127,9 @@ def detect(
     Example: fiducial detect nuclei.tif -o results
     """
     with Errors():
-        from fiducial import api, detections, runs  # noqa: PLC0415
+        from fiducial import api, detections, inputs, runs  # noqa: PLC0415
 
-        files: list[runs.Files] = [{"image": own} for own in runs.choose_images(images)]
+        files: list[inputs.Files] = [{"image": own} for own in inputs.choose_images(images)]
         if diameter is not None:
             api.parse_diameter(diameter)
         loaded = api.check_detection(weights, device, min_probability, false_alarms)[0]
@@ -138,7 +138,7 @@ def detect(
             api.detect, weights=weights, device=device, diameter=diameter, min_probability=min_probability,
             false_alarms=false_alarms, embeddings=embeddings, max_bytes=max_bytes, progress=bar.part,
         )  # fmt: skip
-        run = runs.plan("detect", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        run = runs.plan("detect", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
         answers = partial(detections.run_detections, detect=verb, max_bytes=max_bytes)
         outcomes = follow(run, answers, bar, again=again)
     finish(run, outcomes, as_json=as_json)
@@ -172,17 +172,17 @@ def register(
     Example: fiducial register sar.tif optical.tif -o results
     """
     with Errors():
-        from fiducial import api, registrations, runs  # noqa: PLC0415
+        from fiducial import api, inputs, registrations, runs  # noqa: PLC0415
 
         api.check_model(model, scale, turn_deg)
         loaded = api.check_registration(weights, device, min_probability, false_alarms)[0]
-        files: list[runs.Files] = [{"moving": own, "fixed": fixed} for own in runs.choose_images([moving])]
+        files: list[inputs.Files] = [{"moving": own, "fixed": fixed} for own in inputs.choose_images([moving])]
         bar = Bar("registering", hidden=as_json)
         verb = partial(
             api.register, weights=weights, device=device, model=model, scale=scale, turn_deg=turn_deg, use_map=use_map,
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.part,
         )  # fmt: skip
-        run = runs.plan("register", runs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
+        run = runs.plan("register", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
         answers = partial(registrations.run_registrations, register=verb, max_bytes=max_bytes)
         outcomes = follow(run, answers, bar, again=again)
     finish(run, outcomes, as_json=as_json)
