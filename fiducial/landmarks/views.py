@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int
 from torch import Tensor
 
-from fiducial.coords import Matrix, apply_transform, cell_centers_yx, sample_bilinear
+from fiducial.coords import Matrix, apply_transform, cell_centers_yx, from_cells, sample_bilinear, to_cells
 from fiducial.landmarks.network import STRIDE
 from fiducial.ties import Ties
 from fiducial.voting import match_near
@@ -65,8 +65,11 @@ def decode(
 
 
 def _offset(grid: Float32[np.ndarray, "H W"], yx: Int[np.ndarray, "n 2"]) -> Yx:
-    """Return how far the top of a parabola through a peak and its neighbors lies from it; 0 for what is no peak."""
-    padded, (y, x) = np.pad(grid, 1, mode="edge").astype(np.float64), (yx + 1).T
+    """Return how far the top of a parabola through a peak and its neighbors lies from it.
+
+    It is 0 for what is no peak, and across the border, where a neighbor is missing.
+    """
+    padded, (y, x) = np.pad(grid, 1, mode="reflect").astype(np.float64), (yx + 1).T
     middle, parts = padded[y, x], []
     for low, high in ((padded[y - 1, x], padded[y + 1, x]), (padded[y, x - 1], padded[y, x + 1])):
         bend = 2 * middle - low - high
@@ -77,7 +80,7 @@ def _offset(grid: Float32[np.ndarray, "H W"], yx: Int[np.ndarray, "n 2"]) -> Yx:
 
 def describe_points(descriptors: Float32[Tensor, "d h w"], yx: Yx) -> Float32[np.ndarray, "n d"]:
     """Sample descriptors at points in pixels; they are of unit length."""
-    cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
+    cells = to_cells(torch.from_numpy(yx), STRIDE).float()
     return F.normalize(sample_bilinear(descriptors[None], cells[None, :, None], "border")[0, :, :, 0].T, dim=1).numpy()
 
 
@@ -94,10 +97,10 @@ def match_views(own: Seen, other: Seen, radius: int) -> Ties:
     most = min(POINTS, area // POINT_PX2)
     spacing = max(SPACING_PX, round(0.6 * (area / POINTS) ** 0.5))  # so that keypoints are spread
     yx = _grid_points(both) if own.score is None else decode(own.score, both, most, spacing)[0]
-    cells = torch.from_numpy((yx - (STRIDE - 1) / 2) / STRIDE).float()
+    cells = to_cells(torch.from_numpy(yx), STRIDE).float()
     pairs = match_near(own.descriptors, other.descriptors, cells, (0.0, 0.0), radius)
     own_yx, other_yx = (
-        apply_transform(np.linalg.inv(seen.to_view), found * STRIDE + (STRIDE - 1) / 2)
+        apply_transform(np.linalg.inv(seen.to_view), from_cells(found, STRIDE))
         for seen, found in ((own, pairs.own_yx), (other, pairs.other_yx))
     )
     return Ties(other_yx, own_yx, pairs.similarity, pairs.mutual)
