@@ -19,6 +19,7 @@ from fiducial.coords import sample_bilinear
 LEAST_COMMON = 0.15  # share of the smaller map that must lie on the other
 _CHUNK = 10_000_000  # inner products held at once
 _BAND = 64  # points that are searched for in one band of rows
+_NOTHING = -1.0  # inner product that stands for cells that show nothing: no two descriptors have less
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,14 @@ def match_near(
 def _search(
     maps: Float[Tensor, "d h w"], described: Float[Tensor, "n d"], around_yx: Float[Tensor, "n 2"], radius: int
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Return the best place of each descriptor in a window of whole cells, and the inner product there.
+    """Return the best place of each descriptor in a window of whole cells, and the inner product there; -1 without a place.
 
-    Points are taken from top to bottom, some at once: their products with the rows that their windows meet are few beside
-    those with the whole map.
+    Cells that show nothing are as those outside: no place, and no neighbor that tells a fraction of a cell. Points are taken
+    from top to bottom, some at once: their products with the rows that their windows meet are few beside those with the
+    whole map.
     """
     d, h, w = maps.shape
+    shown = (maps != 0).any(0)  # (H, W)
     reach = torch.arange(-radius, radius + 1)
     offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)  # (K, 2)
     around = around_yx.round().long()
@@ -121,12 +124,11 @@ def _search(
     for first in range(0, len(order), step):
         own = order[first : first + step]
         cells = around[own][:, None] + offsets  # (n, K, 2)
-        inside = ((cells >= 0) & (cells < torch.tensor([h, w]))).all(-1)
-        rows = cells[..., 0].clamp(0, h - 1)
+        rows, columns = cells[..., 0].clamp(0, h - 1), cells[..., 1].clamp(0, w - 1)
+        inside = ((cells >= 0) & (cells < torch.tensor([h, w]))).all(-1) & shown[rows, columns]
         top, bottom = int(rows[0].min()), int(rows[-1].max()) + 1  # points are sorted by their rows
-        index = (rows - top) * w + cells[..., 1].clamp(0, w - 1)
         products = described[own] @ maps[:, top:bottom].reshape(d, -1)
-        similar = products.gather(1, index).masked_fill(~inside, -1.0)  # (n, K)
+        similar = products.gather(1, (rows - top) * w + columns).masked_fill(~inside, _NOTHING)  # (n, K)
         best = similar.argmax(1)
         peak = _peak(similar.reshape(-1, len(reach), len(reach)), best // len(reach), best % len(reach))
         found[own] = cells[torch.arange(len(best)), best] + peak
@@ -135,7 +137,10 @@ def _search(
 
 
 def _peak(grid: Float[Tensor, "n k k"], y: Tensor, x: Tensor) -> Float[Tensor, "n 2"]:
-    """Return the offset of the top of a parabola through each best cell and its neighbors, 0 at the window's edge."""
+    """Return the offset of the top of a parabola through each best cell and its neighbors, 0 at the window's edge.
+
+    Along an axis on which a neighbor shows nothing it is 0, too.
+    """
     n, last = torch.arange(len(grid)), grid.shape[1] - 1
     inner = (y > 0) & (y < last) & (x > 0) & (x < last)
     y, x = y.clamp(1, last - 1), x.clamp(1, last - 1)
@@ -143,5 +148,6 @@ def _peak(grid: Float[Tensor, "n k k"], y: Tensor, x: Tensor) -> Float[Tensor, "
     parts = []
     for low, high in ((grid[n, y - 1, x], grid[n, y + 1, x]), (grid[n, y, x - 1], grid[n, y, x + 1])):
         bend = 2 * middle - low - high
-        parts.append(torch.where(bend > 1e-6, (high - low) / (2 * bend.clamp(min=1e-6)), torch.zeros_like(bend)))
+        known = (bend > 1e-6) & (low > _NOTHING) & (high > _NOTHING)
+        parts.append(torch.where(known, (high - low) / (2 * bend.clamp(min=1e-6)), torch.zeros_like(bend)))
     return torch.where(inner[:, None], torch.stack(parts, 1).clamp(-0.5, 0.5), torch.zeros(1))

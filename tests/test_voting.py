@@ -157,6 +157,21 @@ def test_a_partner_that_lies_outside_is_not_mutual() -> None:
     assert found.mutual[~inside].mean() < 0.02
 
 
+def test_places_at_the_border_are_not_drawn_inward() -> None:
+    size = (20, 30)
+    own, yx = field(grid(size)), grid(size).reshape(-1, 2)
+    assert apart(match_near(own, own, yx, (0.0, 0.0), 4), yx.numpy()).max() < 0.15
+
+
+def test_places_beside_what_is_hidden_are_not_drawn_away_from_it() -> None:
+    size = (20, 30)
+    own, yx = field(grid(size)), grid(size).reshape(-1, 2)
+    other = own.clone()
+    other[:, :, 17:] = 0
+    beside = yx[yx[:, 1] == 16]
+    assert apart(match_near(own, other, beside, (0.0, 0.0), 4), beside.numpy()).max() < 0.15
+
+
 def test_zeros_are_no_partners() -> None:
     found = match_near(whole((20, 30)), torch.zeros(D, 20, 30), points(2, (17, 27)), (0.0, 0.0), 4)
     assert not found.mutual.any()
