@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from fiducial import weights
 from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.geometry import equalize, tone_curve
-from fiducial.landmarks.loss import Truth, contrast_loss, huber_loss, on_grid_of_a
-from fiducial.landmarks.network import Config, KeypointNet, Output
-from fiducial.landmarks.samples import Batch, Pool, batch_loss, collate, make_sample
+from fiducial.landmarks.loss import contrast_loss, huber_loss, on_grid_of_a
+from fiducial.landmarks.network import Config, KeypointNet
+from fiducial.landmarks.samples import Batch, Pool, batch_loss, collate, make_sample, see
 from fiducial.metrics import repeatability
 from fiducial.train.loop import Schedule, Task, fit
 
@@ -61,14 +61,6 @@ SCALE_WEIGHTS = (
 )  # and (0.1, 0.3, 0.6), the default
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-def see(network: nn.Module, batch: Batch) -> tuple[Output, Output, Truth]:
-    """Run both views of a batch."""
-    output = network(batch.image.contiguous(memory_format=torch.channels_last))
-    n = len(batch.a_to_b)
-    a, b = (Output(output.score[part], output.descriptors[part]) for part in (slice(n), slice(n, None)))
-    return a, b, Truth(*batch[1:])
 
 
 def huber_alone(network: nn.Module, batch: Batch) -> Tensor:

@@ -6,13 +6,13 @@ Photometric functions take and return float32 images with intensities near [0, 1
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Shaped, UInt8
 
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 
 GeometricMap = Float32[np.ndarray, "_ _ 2"]
 Gray = Float32[np.ndarray, "_ _"]
-
+Pyramid = tuple[UInt8[np.ndarray, "_ _"], ...]  # an image, and copies of half, a quarter, ... its size
 
 TURNS_DEG = (0.0, 90.0, 180.0, 270.0)
 
@@ -36,6 +36,15 @@ def resample(image: Shaped[np.ndarray, "h w"], mapping: GeometricMap, *, nearest
     """Sample an image along a map, reflecting it at its borders; `nearest` keeps labels whole."""
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     return cv2.remap(image, mapping[..., 1], mapping[..., 0], how, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def build_pyramid(image: UInt8[np.ndarray, "_ _"], halved_from_px: float, levels: int | None = None) -> Pyramid:
+    """Halve an image, by areas, while its shorter side is at least `halved_from_px`, to at most so many levels."""
+    built = [image]
+    while min(built[-1].shape) >= halved_from_px and len(built) != levels:
+        h, w = built[-1].shape
+        built.append(cv2.resize(built[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA))
+    return tuple(built)
 
 
 def random_view(

@@ -6,29 +6,29 @@ Glossary
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import nn
 
 from fiducial import augment
+from fiducial.augment import Pyramid, build_pyramid
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
 from fiducial.datasets import AlignedPair
 from fiducial.geometry import equalize, tone_curve
 from fiducial.landmarks.loss import Truth, contrast_loss, loss
-from fiducial.landmarks.network import Config, KeypointNet
+from fiducial.landmarks.network import Config, KeypointNet, Output
 
 POINTS = 256  # contrasted in each pair
 SCALES = (0.5, 2.8)  # pixels of the scene in a pixel of a view
 TURNED = 0.25  # share of pairs at any angle, whose descriptors need not agree
 HIDDEN = 0.15  # share of views of which a part is without data
-LEVELS = 3  # of a pyramid, each half the one before
+LEVELS, HALVED_FROM_PX = 3, 64  # of a pyramid at most; shorter side from which a level is halved once more
 
 Gray = Float32[np.ndarray, "_ _"]
-Pyramid = tuple[UInt8[np.ndarray, "_ _"], ...]
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,9 @@ class Batch(NamedTuple):
 
 def make_pool(pairs: tuple[AlignedPair, ...], singles: tuple[UInt8[np.ndarray, "_ _"], ...], share: float = 0.6) -> Pool:
     """Build the pyramids of pairs and single images; `share` counts only if there are both."""
-    stacked = tuple((_pyramid(pair.a), _pyramid(pair.b)) for pair in pairs)
+    build = partial(build_pyramid, halved_from_px=HALVED_FROM_PX, levels=LEVELS)
     part = float(bool(pairs)) if not pairs or not singles else share
-    return Pool(stacked, tuple(_pyramid(image) for image in singles), part)
-
-
-def _pyramid(image: UInt8[np.ndarray, "_ _"]) -> Pyramid:
-    levels = [image]
-    while len(levels) < LEVELS and min(levels[-1].shape) >= 64:
-        h, w = levels[-1].shape
-        levels.append(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA))
-    return tuple(levels)
+    return Pool(tuple((build(pair.a), build(pair.b)) for pair in pairs), tuple(build(image) for image in singles), part)
 
 
 def make_sample(pool: Pool, config: Config, rng: np.random.Generator, size: int, ease: float = 1.0) -> Sample:
@@ -200,22 +192,22 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(torch.from_numpy(images), *(torch.from_numpy(np.asarray(part)) for part in stacked))
 
 
-def _truth(batch: Batch) -> Truth:
-    return Truth(*batch[1:])
-
-
 def contrast_batch_loss(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Return the loss of the descriptors alone on a batch: the first stage of training."""
     assert isinstance(network, KeypointNet)
     described = network.describe(batch.image.contiguous(memory_format=torch.channels_last))
     a, b = described.chunk(2)
-    return contrast_loss(a, b, _truth(batch))
+    return contrast_loss(a, b, Truth(*batch[1:]))
+
+
+def see(network: nn.Module, batch: Batch) -> tuple[Output, Output, Truth]:
+    """Return what a network says of the views a and b of a batch, and how these lie on each other."""
+    output = network(batch.image.contiguous(memory_format=torch.channels_last))
+    n = len(batch.a_to_b)
+    a, b = (Output(output.score[part], output.descriptors[part]) for part in (slice(n), slice(n, None)))
+    return a, b, Truth(*batch[1:])
 
 
 def batch_loss(network: nn.Module, batch: Batch) -> torch.Tensor:
     """Return the whole loss on a batch: the second stage of training."""
-    assert isinstance(network, KeypointNet)
-    output = network(batch.image.contiguous(memory_format=torch.channels_last))
-    n = len(batch.a_to_b)
-    a, b = (type(output)(output.score[part], output.descriptors[part]) for part in (slice(n), slice(n, None)))
-    return loss(a, b, _truth(batch))
+    return loss(*see(network, batch))

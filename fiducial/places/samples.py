@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from torch import nn
 
 from fiducial import augment
+from fiducial.augment import Pyramid, build_pyramid
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.matching import CONTRAST_PX
@@ -31,7 +32,6 @@ SMALLEST_PX = 24.0  # side of a patch in pixels of its reduced source
 PATCHES = 4  # of a block, and one from elsewhere
 
 Gray = Float32[np.ndarray, "_ _"]
-Pyramid = tuple[UInt8[np.ndarray, "_ _"], ...]  # an image, and copies of half, a quarter, ... its size
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,7 @@ def make_pool(images: tuple[UInt8[np.ndarray, "_ _"], ...]) -> Pool:
     for image in images:
         if min(image.shape) < 2 * SMALLEST_PX:
             raise InputError(f"an image to learn from must have at least {2 * SMALLEST_PX:.0f} px a side, got {image.shape}")
-        levels = [image]
-        while min(levels[-1].shape) >= 2 * SMALLEST_PX:
-            h, w = levels[-1].shape
-            levels.append(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA))
-        pyramids.append(tuple(levels))
+        pyramids.append(build_pyramid(image, 2 * SMALLEST_PX))
     return Pool(tuple(pyramids))
 
 
