@@ -10,6 +10,7 @@ contrastive loss, the last fifth of the steps is the second stage. One run each:
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ import pandas as pd
 import torch
 from options import options, read_options
 from result_files import write_result
+from torch import nn
 
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN, Config
-from fiducial.blobs.samples import batch_loss, collate, collate_pairs, make_pair, make_sample, pair_loss
+from fiducial.blobs.samples import Pool, batch_loss, collate, collate_pairs, make_pair, make_sample, pair_loss
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import Findings, judge, summarize
@@ -47,26 +49,22 @@ SIDE_PX = 128
 THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 
 
-def train(config: Config, pool: object, steps: int, *, contrast: bool, out: Path) -> CADSN:
+def train(config: Config, pool: Pool, steps: int, *, contrast: bool, out: Path) -> CADSN:
     """Train one row in a folder that is emptied first."""
     shutil.rmtree(out, ignore_errors=True)
     torch.manual_seed(0)
     schedule = Schedule(steps, batch=8, learning_rate=1.5e-3, warmup=30, average=0.97)
     first = steps - steps // 5 if contrast else steps
 
-    def draw(rng: np.random.Generator) -> object:
-        return make_sample(pool, rng, SIDE_PX)  # type: ignore[arg-type]
-
-    def draw_pair(rng: np.random.Generator) -> object:
-        return make_pair(pool, rng, SIDE_PX)  # type: ignore[arg-type]
-
-    def publish(network: object, path: Path) -> None:
+    def publish(network: nn.Module, path: Path) -> None:
         """Short trainings are not kept."""
 
-    trained = fit(CADSN(config), Task(draw, collate, batch_loss), replace(schedule, steps=first), out / "first", publish)  # type: ignore[arg-type]
+    task = Task(partial(make_sample, pool, size=SIDE_PX), collate, batch_loss)
+    trained = fit(CADSN(config), task, replace(schedule, steps=first), out / "first", publish)
     if contrast:
         later = replace(schedule, steps=steps // 5, batch=4, learning_rate=5e-4)
-        trained = fit(trained, Task(draw_pair, collate_pairs, pair_loss), later, out / "second", publish)  # type: ignore[arg-type]
+        both = Task(partial(make_pair, pool, size=SIDE_PX), collate_pairs, pair_loss)
+        trained = fit(trained, both, later, out / "second", publish)
     assert isinstance(trained, CADSN)
     return trained
 

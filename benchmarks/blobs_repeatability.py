@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from blobs_baselines import (
@@ -33,6 +32,7 @@ from blobs_baselines import (
     smaller_rivals,
 )
 from jaxtyping import Float64, UInt8
+from keypoints_baselines import PLENTY, find_features, orb, sift
 from options import options, read_options
 from result_files import mean_bounds, write_result
 from skimage import data
@@ -51,7 +51,6 @@ from blobs_data import split
 SEED, LEAST_BLOBS = 5, 40
 POINTS, FEWEST, REACH_PX, MARGIN_PX = 200, 8, 3.0, 16.0
 LEAST_RESPONSE = 0.003  # of LoG and DoG, for intensities from 0 to 1
-PLENTY = 20_000  # points that SIFT and ORB may return
 
 Picture = UInt8[np.ndarray, "h w"]
 Points = Float64[np.ndarray, "n 2"]
@@ -107,23 +106,14 @@ def find_peaks(space: Callable[..., tuple[np.ndarray, np.ndarray]], polarity: st
     return peaks.yx[pruned(peaks, smaller_rivals(peaks), len(peaks.yx))].astype(np.float64)
 
 
-def find_keypoints(detector: cv2.Feature2D, image: Picture) -> Points:
-    """Return OpenCV's keypoints by descending response, each place once."""
-    found = sorted(detector.detect(image, None), key=lambda point: -point.response)
-    places = list(dict.fromkeys((round(p.pt[1], 2), round(p.pt[0], 2)) for p in found))
-    return np.array(places, dtype=np.float64).reshape(-1, 2)
-
-
 def finders(detector: BlobDetector) -> dict[str, Find]:
     """Return the methods; LoG and DoG once for bright and once for dark blobs, told apart after the comma."""
-    sift = cv2.SIFT_create(nfeatures=PLENTY, contrastThreshold=0.005, enable_precise_upscale=True)  # type: ignore[attr-defined]
-    orb = cv2.ORB_create(nfeatures=PLENTY, edgeThreshold=int(MARGIN_PX), fastThreshold=5)  # type: ignore[attr-defined]
     return {
         "fiducial detect": partial(find_blobs, detector),
         **{f"LoG,{polarity}": partial(find_peaks, log_space, polarity) for polarity in POLARITIES},
         **{f"DoG,{polarity}": partial(find_peaks, dog_space, polarity) for polarity in POLARITIES},
-        "SIFT": partial(find_keypoints, sift),
-        "ORB": partial(find_keypoints, orb),
+        "SIFT": partial(find_features, sift(), most=PLENTY),
+        "ORB": partial(find_features, orb(), most=PLENTY),
     }
 
 
