@@ -77,6 +77,7 @@ def displace(fixed: Picture, moving: Picture, true: Matrix, side: int, rng: np.r
     start = np.where(least <= most, rng.uniform(np.minimum(least, most), most), (least + most) / 2)
     y, x = np.clip(start, 0, full - side).astype(int).tolist()
     view = shift(y, x) @ true
+    # A view coarser than the tile would alias: finer detail is blurred away first.
     sigma = 0.5 * np.sqrt(max(float(np.linalg.det(true[:2, :2])) - 1, 0.0))
     smooth = cv2.GaussianBlur(moving, (0, 0), sigma) if sigma > 0.2 else moving
     seen = cv2.warpPerspective(smooth, view, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
@@ -193,5 +194,5 @@ def summarize_registrations(rows: pd.DataFrame, least: float = 0.5) -> pd.DataFr
 
 
 def evaluate_keypoints_on(data: Path, registrar: ImageRegistrar, count: int, progress: Progress | None = None) -> pd.DataFrame:
-    """Measure a registrar on cases drawn from a folder of aligned pairs; raises as `evaluate_registrations`."""
+    """Measure a registrar on cases from a folder of aligned pairs; raises as `read_aligned` and `evaluate_registrations`."""
     return evaluate_registrations(registrar, read_aligned(data), count, progress)

@@ -28,7 +28,8 @@ Picture = UInt8[np.ndarray, "_ _"]
 FOUND_IOU = 0.7  # section 6
 
 LOOKS = ("same", "gamma", "noise", "blur", "inverted", "gradient", "charging", "drift", "mixed")
-_SMALLEST_CUT_PX = 64
+_SMALLEST_CUT_PX = 64  # side of a query
+_LEAST_SOURCE_PX = 1.1 * SMALLEST_PX / 0.7  # side of a source: a query must fit in, with room around
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def make_case(
     An absent query is cut from one half of an image and sought in the other, or from another image, by even chance; of a single
     image, from its mirror image.
     """
-    fitting = [i for i, image in enumerate(images) if 0.7 * min(image.shape) / factor >= SMALLEST_PX * 1.1]
+    fitting = [i for i, image in enumerate(images) if _leaves_room(min(image.shape), factor)]
     number = int(rng.choice(fitting))
     shown = taken = images[number]
     if not present:
         half = shown.shape[1] // 2
-        if rng.random() < 0.5 and 0.7 * half / factor >= SMALLEST_PX * 1.1:
+        if rng.random() < 0.5 and _leaves_room(half, factor):
             shown, taken = shown[:, :half], shown[:, half:]
         else:
             taken = images[(number + 1 + int(rng.integers(len(images) - 1))) % len(images)] if len(images) > 1 else shown[::-1]
@@ -94,6 +95,11 @@ def make_case(
     truth = to_source @ view if present else None
     name = f"{number}_{factor}_{look}_{round(angle)}_{'present' if present else 'absent'}"
     return PlaceCase(name, query, source, truth, factor, angle, look)
+
+
+def _leaves_room(side: int, factor: int) -> bool:
+    """Say whether an image of that shorter side is large enough for queries when it is reduced by a factor."""
+    return side / factor >= _LEAST_SOURCE_PX
 
 
 def expose(image: Picture, view: Matrix, size: tuple[int, int], rng: np.random.Generator, look: str) -> Picture:
@@ -140,9 +146,9 @@ def draw_cases(images: Sequence[Picture], count: int, seed: int) -> Iterator[Pla
         InputError: all images are too small.
     """
     largest = max((min(image.shape) for image in images), default=0)
-    factors = [k for k in FACTORS if 0.7 * largest / k >= SMALLEST_PX * 1.1]
+    factors = [k for k in FACTORS if _leaves_room(largest, k)]
     if not factors:
-        raise InputError(f"cases need an image of at least {SMALLEST_PX * 1.1 / 0.7:.0f} px a side, the largest has {largest}")
+        raise InputError(f"cases need an image of at least {_LEAST_SOURCE_PX:.0f} px a side, the largest has {largest}")
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         factor, shown = factors[(i // 6) % len(factors)], LOOKS[int(rng.integers(len(LOOKS)))]
@@ -228,7 +234,7 @@ def evaluate_places_on(data: Path, locator: PlaceLocator, count: int, progress: 
     """Measure a locator on cases cut from a folder of images.
 
     Raises:
-        InputError: no images in the folder.
+        InputError: no images in the folder, none large enough, or fewer than three cases.
     """
     if count < 3:
         raise InputError(f"an evaluation needs at least 3 cases, got {count}")
