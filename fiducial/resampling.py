@@ -72,9 +72,10 @@ def write_aligned(moving: Image, fixed: Image, moving_to_fixed: Matrix, path: Pa
 
     def resampled() -> Iterator[tuple[Window, Shaped[np.ndarray, "h w c"]]]:
         for done, block in enumerate(blocks, start=1):
-            yield block, _resample(moving, fixed_to_moving, block)
+            pixels = _resample(moving, fixed_to_moving, block)
             if progress is not None:
-                progress(done, len(blocks))
+                progress(done, len(blocks))  # before the last is taken: nobody asks for more than it
+            yield block, pixels
 
     with whole_file(path) as temporary:
         if fixed.crs is None and fixed.pixel_to_world is None:

@@ -18,6 +18,7 @@ from fiducial.inputs import Input
 from fiducial.records import Image, InputError, Places, Progress, Window
 from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Outcome, Run
+from fiducial.steps import part_of
 
 RECORDS = ("places.csv", "places.json", "places.geojson")
 FILES = (*RECORDS, "overlay.png", "query_on_source.tif")
@@ -34,7 +35,7 @@ def run_searches(
         run: with queries and sources; what is raised, says `runs.carry_out`.
         kept: outcomes of before.
         locate: called with query, source, and what to call with (parts done, parts in all).
-        progress: called with parts done of one query's search, and parts in all.
+        progress: called with parts done of one query, its search and what is written of it, and parts in all.
         max_bytes: budget for the pixels of one read, and for the query on the source's grid.
     """
     return runs.carry_out(run, partial(_ask, locate, runs.sharing(run, max_bytes), progress, max_bytes), kept, FILES)
@@ -47,9 +48,10 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
     query = open_image(path, max_bytes)
     found: list[tuple[Path, Places]] = []
     errors: list[str] = []
-    for i, source in enumerate(sources):
+    parts = [part_of(progress, i, len(sources) + 1) for i in range(len(sources) + 1)]  # the last is what is written
+    for source, part in zip(sources, parts[:-1], strict=True):
         try:
-            found.append((source, locate(query, open_shared(source), _part(progress, i, len(sources)))))
+            found.append((source, locate(query, open_shared(source), part)))
         except (InputError, OSError) as error:
             errors.append(str(error))
     failed = tuple(dict.fromkeys(errors))
@@ -61,7 +63,7 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
         best.answer,
         "; ".join([*([best.reason] if best.reason else []), *failed]),
         {"source": source} | _first_place(best),
-        lambda folder: write_search(best, query, open_shared(source), folder, max_bytes),
+        lambda folder: write_search(best, query, open_shared(source), folder, max_bytes, parts[-1]),
         failed,
         tuple(
             {"name": job.name, "query": path, "source": source, "answer": record.answer} | _first_place(record)
@@ -70,12 +72,9 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
     )
 
 
-def _part(progress: Progress, i: int, n: int) -> Progress:
-    """Return what tells the progress of one source of n as part of the whole."""
-    return lambda done, total: progress(i * total + done, n * total)
-
-
-def write_search(record: Places, query: Image, source: Image, folder: Path, max_bytes: int) -> None:
+def write_search(
+    record: Places, query: Image, source: Image, folder: Path, max_bytes: int, progress: Progress | None = None
+) -> None:
     """Write a record as tables and overlay, and where the query was found, the query on the source's grid.
 
     The last is left out where it would exceed the budget.
@@ -85,7 +84,7 @@ def write_search(record: Places, query: Image, source: Image, folder: Path, max_
     shown = (read_reduced(image, OVERLAY_PX) for image in (source, query))
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
     if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
-        write_aligned(_in_gray(query), source, record.query_to_source[0], folder / "query_on_source.tif")
+        write_aligned(_in_gray(query), source, record.query_to_source[0], folder / "query_on_source.tif", progress)
 
 
 def _in_gray(image: Image) -> Image:

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from fiducial.records import Progress
 
 
+def part_of(progress: Progress, i: int, n: int) -> Progress:
+    """Return what tells the progress of part `i` of `n` equal ones, from 0, as progress of the whole."""
+    return lambda done, total: progress(i * total + done, n * total)
+
+
 @dataclass
 class Steps:
     """A count of parts done, out of a number that was estimated; `progress` hears of each, if there is one."""

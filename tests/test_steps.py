@@ -1,10 +1,16 @@
 """Work that lasts tells steadily how far it has come."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 import fiducial
-from fiducial.records import Progress
+from fiducial import runs, weights
+from fiducial.inputs import name_inputs
+from fiducial.records import Image, Progress, Registration
+from fiducial.registrations import run_registrations
 from fiducial.steps import Steps
 from fiducial.synth import draw_board, stain
 
@@ -54,3 +60,21 @@ def test_steps_never_go_back_nor_beyond_the_whole() -> None:
     for _ in range(9):
         steps.add()
     assert told == [1, 4, 5]
+
+
+def test_writing_the_aligned_image_is_told_after_the_search(tmp_path: Path) -> None:
+    image = texture((530, 620))
+    for name, pixels in {"fixed": image, "moving": image[10:500, 20:600]}.items():
+        PillowImage.fromarray(pixels).save(tmp_path / f"{name}.png")
+    jobs = name_inputs([{"moving": tmp_path / "moving.png", "fixed": tmp_path / "fixed.png"}])
+    run = runs.plan("register", jobs, tmp_path / "out", {}, weights.load("keypoints"), [])
+    told: list[float] = []
+
+    def lay(moving: Image, fixed: Image, progress: Progress) -> Registration:
+        return fiducial.register(moving, fixed, turn_deg=0, scale=1.0, progress=progress)
+
+    (outcome,) = run_registrations(run, (), lay, lambda done, total: told.append(done / total))
+    assert outcome.answer == "accepted"
+    assert told == sorted(told)
+    assert 0.5 in told  # the search is done
+    assert [share for share in told if share > 0.5] == pytest.approx([4 / 6, 5 / 6, 1])  # rows of blocks of 256 px

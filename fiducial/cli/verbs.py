@@ -180,10 +180,15 @@ def register(
         bar = Bar("registering", hidden=as_json)
         verb = partial(
             api.register, weights=weights, device=device, model=model, scale=scale, turn_deg=turn_deg, use_map=use_map,
-            min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes, progress=bar.part,
+            min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
         )  # fmt: skip
         run = runs.plan("register", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
-        answers = partial(registrations.run_registrations, register=verb, max_bytes=max_bytes)
+        answers = partial(
+            registrations.run_registrations,
+            register=lambda moving, fixed, note: verb(moving, fixed, progress=note),
+            progress=bar.part,
+            max_bytes=max_bytes,
+        )
         outcomes = follow(run, answers, bar, again=again)
     finish(run, outcomes, as_json=as_json)
 
