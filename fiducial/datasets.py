@@ -298,9 +298,9 @@ def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
         InputError: as `open_image`, or channels that are not gray or color.
     """
     image = open_image(path)
-    pixels = image.read()
     if image.channels > 4:
         raise InputError(f"expected gray or RGB(A), {image.name} has {image.channels} channels")
+    pixels = image.read()
     pixels = pixels[..., :3] if image.channels >= 3 else pixels[..., 0] if image.channels == 2 else pixels
     if pixels.dtype == np.uint8:
         gray = pixels.ndim == 3 and np.array_equal(pixels[..., :2], pixels[..., 1:])

@@ -105,7 +105,8 @@ def load(family: str, source: str | Path | None = None) -> Weights:
         InputError: no such file or name, not weights of this family, or a shipped file that is not the one published.
     """
     path, expected = _locate(family, source)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()  # in parts: a stranger's file may be of any size
     if expected and digest != expected:
         raise InputError(f"{path.name} must have SHA-256 {expected[:12]}…, got {digest[:12]}…: reinstall fiducial")
     try:
