@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from fiducial.records import InputError
 
-KEEP_ALARMS = 2000
+KEEP_ALARMS = 2000  # probabilities of false alarms that a file of weights holds at most
 _Z95 = 1.959964  # of the normal distribution
 
 

@@ -23,6 +23,7 @@ _SIMPLER = 0.002  # gain in correlation that a less simple transform must bring
 _SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
 _SEARCH_PX = 128  # longest side during the exhaustive search
 _STRIPES = 0.45  # offsets of lines beside detail, in the median, from which an image counts as striped
+_LEAST_MATCHES = 6  # of SIFT that must agree: two determine a similarity, the others support it
 _BLUR_PX = 1.5  # before correlation: what alignment judges is larger than noise and edge jitter
 
 
@@ -171,15 +172,15 @@ def feature_similarity(moving: Gray, fixed: Gray) -> Iterator[Matrix]:
     """Yield the similarity that most SIFT matches agree on (RANSAC), if at least six do."""
     sift = cv2.SIFT_create(2000)  # type: ignore[attr-defined]  # OpenCV's stubs lack it
     (points_m, desc_m), (points_f, desc_f) = (sift.detectAndCompute(_to_uint8(image), None) for image in (moving, fixed))
-    if desc_m is None or desc_f is None or len(desc_m) < 6 or len(desc_f) < 6:
+    if desc_m is None or desc_f is None or min(len(desc_m), len(desc_f)) < _LEAST_MATCHES:
         return
     pairs = [p for p in cv2.BFMatcher().knnMatch(desc_m, desc_f, k=2) if len(p) == 2 and p[0].distance < 0.85 * p[1].distance]
-    if len(pairs) < 6:
+    if len(pairs) < _LEAST_MATCHES:
         return
     source = np.array([points_m[p[0].queryIdx].pt for p in pairs])
     target = np.array([points_f[p[0].trainIdx].pt for p in pairs])
     linear, inliers = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=3.0)
-    if linear is None or inliers.sum() < 6:
+    if linear is None or inliers.sum() < _LEAST_MATCHES:
         return
     matrix = np.vstack([linear, [0.0, 0.0, 1.0]])
     if _is_plausible(matrix):

@@ -177,7 +177,11 @@ def linear_attention(
 
 
 class LinearAttentionLayer(nn.Module):
-    """Update the positions of one map from those of another by linear attention (Fig. 3 of BGNet; LoFTR's layer)."""
+    """Update the positions of one map from those of another by linear attention (Fig. 3 of BGNet; LoFTR's layer).
+
+    Raises:
+        ValueError: `dim` is no multiple of `heads`.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

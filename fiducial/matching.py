@@ -33,7 +33,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Rung:
-    """A reduced source, its look, and the transform from pixels of the source to its own."""
+    """A source reduced by `factor` along each side, its look, and the transform from pixels of the source to its own."""
 
     image: Gray
     look: Look

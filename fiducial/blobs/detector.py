@@ -256,7 +256,7 @@ def peaks(
     y, x = torch.nonzero(torch.from_numpy(_tops(p.numpy(), (log_radius.exp2() * NOMINAL_RADIUS_PX).numpy())), as_tuple=True)
     height, rough = p[y, x], log_radius[y, x].exp2() * NOMINAL_RADIUS_PX
     half = (0.35 * rough).round().clamp(1, 10).long()
-    center_y, center_x = rough.double(), rough.double()
+    center_y, center_x = (torch.zeros_like(rough, dtype=torch.float64) for _ in range(2))
     radius = torch.zeros_like(rough)
     for n in sorted(set(half.tolist())):
         own = half == n

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fiducial.blobs.network import NOMINAL_RADIUS_PX, Output
 
-GAMMA = 2.0
-TEMPERATURE = 0.07
+GAMMA = 2.0  # of the focal loss
+TEMPERATURE = 0.07  # τ of eq. 12
 CONTRAST = 0.5  # weight of eq. 12 in the total
 RADIUS = 0.5  # weight of the radii, which the paper does not have
 NEIGHBORS, NEAR = 6, 3.0  # N(i): how many, and within how many mean radii

@@ -128,7 +128,11 @@ class GradientEnhancedConv(nn.Module):
 
 
 class CrossStreamAttention(nn.Module):
-    """Let each stream attend to the other (eq. 7-8); the attention map is never held in memory."""
+    """Let each stream attend to the other (eq. 7-8); the attention map is never held in memory.
+
+    Raises:
+        ValueError: `dim` is no multiple of `heads`.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

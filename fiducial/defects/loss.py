@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fiducial.defects.network import Output
 
-IGNORE = 255
-GAMMA = 2.0
-MATCHING_WEIGHT = 0.2
+IGNORE = 255  # in a mask: the truth is unknown
+GAMMA = 2.0  # γ of eq. 16
+MATCHING_WEIGHT = 0.2  # of each scale's matching loss in the total
+_FEW = 500  # one pixel in so many counts as a defect's at least: a batch without defects would weigh without bound
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Truth:
 def focal_loss(logits: Float[Tensor, "b k h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Sum -(1 - p)^γ log p over pixels (eq. 16, for several classes), divided by the number of defect pixels."""
     log_p = -F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE, reduction="none")  # (B, H, W)
-    defects = ((mask > 0) & (mask != IGNORE)).sum().clamp(min=mask.numel() // 500)
+    defects = ((mask > 0) & (mask != IGNORE)).sum().clamp(min=mask.numel() // _FEW)
     return -((1 - log_p.exp()) ** GAMMA * log_p).sum() / defects
 
 
