@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fiducial.images import MAX_BYTES, open_image, write_text
 from fiducial.images.limits import readable
@@ -37,6 +38,8 @@ NEGATIVE = ("refused", "not here")  # answers that have an exit status of their 
 SHARED_BYTES = 2**30  # most that is held of images that several inputs share
 
 _RARELY = 20  # times as long as the record and the tables take to be written, they are left as they are
+
+SAID = (InputError, OSError, MemoryError, torch.OutOfMemoryError)  # what is told of an input in one line; all else is a bug
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, object]
@@ -134,6 +137,13 @@ def plan(
         dict(_stamps({path for job in inputs for path in _paths(job)})),
         paired=verb == "locate",
     )
+
+
+def check_file(out: Path) -> None:
+    """Refuse a file that could not be written, before the work that it shall hold; raises InputError."""
+    if os.path.isdir(out):
+        raise InputError(f"expected a file to write, {out} is a folder: name a file in it")
+    _check_out(out.parent)
 
 
 def _check_out(out: Path) -> None:
@@ -262,16 +272,16 @@ def _claim(run: Run, kept: Sequence[Outcome]) -> None:
 
 
 def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequence[str]) -> Outcome:
-    """Return what became of an input; raises InputError or OSError if it is the only one and failed, and OutputError."""
+    """Return what became of an input; raises one of `SAID` if it is the only one and failed, and OutputError."""
     start, folder = perf_counter(), run.out / job.name
     try:
         answer = ask(job)
-    except (InputError, OSError) as error:
+    except SAID as error:
         if len(run.inputs) == 1:
             raise
         with writing(folder):
             _clear(folder, files)
-        said = readable(str(error))
+        said = readable(said_of(error))
         return Outcome(job.name, _named(job), 0.0, "error", said, failed=[said])
     if len(run.inputs) == 1 and (run.out / RECORD).exists():
         _claim(run, ())
@@ -291,6 +301,13 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequen
         [_cells(row) for row in answer.pairs],
         wrote,
     )
+
+
+def said_of(error: BaseException) -> str:
+    """Return the line that tells one of `SAID`."""
+    if isinstance(error, InputError | OSError):
+        return str(error)
+    return f"not enough memory, close other programs or crop the image: {str(error).partition('. ')[0] or 'nothing is left'}"
 
 
 def _clear(folder: Path, files: Sequence[str]) -> None:

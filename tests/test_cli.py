@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from test_api import board, damaged
 from typer.testing import CliRunner
 
 from fiducial import cli, weights
+from fiducial.cli.parts import Errors
 
 FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
 
@@ -117,6 +119,28 @@ def test_bad_requests_are_one_line_and_status_two(
     assert not (boards / "out").exists()
 
 
+def test_names_that_break_a_line_are_told_in_one(boards: Path) -> None:
+    status, _, error = run("inspect", "--pairs", boards / "no\n\x1b[1mtable.csv", "-o", boards / "out")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "no\ufffd\ufffd[1mtable.csv" in error
+
+
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), Errors():
+        np.empty(2**59)
+    assert re.fullmatch(r"fiducial: not enough memory.*\n", capsys.readouterr().err)
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(boards: Path) -> None:
+    words = ("evaluate", "defects", "--data", boards / "nothing", "-o")
+    for out, says in (
+        (boards / "in", "is a folder"),
+        (boards / "good template.png" / "scores.csv", "good template.png is none"),
+    ):
+        status, _, error = run(*words, out)
+        assert (status, says in error) == (2, True), error
+
+
 def test_calibrate_evaluate_and_the_budget(boards: Path) -> None:
     (boards / "good").mkdir()
     for n in range(3):
@@ -131,8 +155,8 @@ def test_calibrate_evaluate_and_the_budget(boards: Path) -> None:
     for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
         (boards / "pairs" / folder).mkdir(parents=True)
         cv2.imwrite(str(boards / "pairs" / folder / "a_1.png"), image)
-    assert run("evaluate", "defects", "--data", boards / "pairs", "-o", boards / "scores.csv")[0] == 0
-    assert pd.read_csv(boards / "scores.csv")["region_f"].notna().all()
+    assert run("evaluate", "defects", "--data", boards / "pairs", "-o", boards / "new" / "scores.csv")[0] == 0
+    assert pd.read_csv(boards / "new" / "scores.csv")["region_f"].notna().all()
 
 
 def test_training_from_the_shipped_weights_starts_from_them(boards: Path) -> None:

@@ -247,6 +247,17 @@ def test_a_long_run_is_recorded_less_often_than_it_has_inputs_and_whole_at_its_e
     assert len(json.loads(record.read_text())["inputs"]) == 90
 
 
+def test_an_input_that_does_not_fit_into_memory_is_told_and_the_run_goes_on(folder: Path, files: list[Path]) -> None:
+    def ask(job: Input) -> Answer:
+        return counting([])(job) if job.name != "b" else Answer("done", "", {}, np.empty(2**59).tofile)
+
+    outcomes = carried_out(counted_run(folder / "out", files), ask)
+    assert [outcome.answer for outcome in outcomes] == ["done", "error", "done", "done"]
+    assert outcomes[1].why.startswith("not enough memory")
+    with pytest.raises(MemoryError):
+        carried_out(counted_run(folder / "alone", files[1:2]), ask)
+
+
 def test_folders_have_names_of_their_own_whatever_the_files_are_called() -> None:
     names = ["a.png", "sub/a.png", "A.tif", "run.json.png", "Summary.csv.tif", "...png", "x.y.png", "b\udcff.png", "c\nd.png"]
     jobs = inputs.name_inputs([{"image": Path(name)} for name in names])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fiducial.cli.parts import AsJson, Bar, Device, Errors, Weights, report
+from fiducial.cli.parts import AsJson, Bar, Device, Errors, Weights, print_table
 
 
 def evaluate_blobs(
@@ -20,15 +20,16 @@ def evaluate_blobs(
 
     Example: fiducial evaluate blobs --data my_nuclei -o scores.csv
     """
-    from fiducial import api  # noqa: PLC0415
-    from fiducial.evaluate.blobs import evaluate_blobs_on  # noqa: PLC0415
-    from fiducial.images import write_text  # noqa: PLC0415
-
     with Errors():
+        from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.evaluate.blobs import evaluate_blobs_on  # noqa: PLC0415
+        from fiducial.images import write_text  # noqa: PLC0415
+
+        runs.check_file(out)
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_blobs_on(data, api.check_detection(weights, device, 0.5, None)[1], bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    report(table.T.reset_index(), out, as_json=as_json)
+    print_table(table.T.reset_index(), out, as_json=as_json)
 
 
 def evaluate_places(
@@ -44,15 +45,16 @@ def evaluate_places(
 
     Example: fiducial evaluate places --data my_micrographs -o scores.csv
     """
-    from fiducial import api  # noqa: PLC0415
-    from fiducial.evaluate.places import evaluate_places_on  # noqa: PLC0415
-    from fiducial.images import write_text  # noqa: PLC0415
-
     with Errors():
+        from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.evaluate.places import evaluate_places_on  # noqa: PLC0415
+        from fiducial.images import write_text  # noqa: PLC0415
+
+        runs.check_file(out)
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_places_on(data, api.load_locator(weights, device)[1], cases, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    report(table.T.reset_index(), out, as_json=as_json)
+    print_table(table.T.reset_index(), out, as_json=as_json)
 
 
 def evaluate_defects(
@@ -68,14 +70,16 @@ def evaluate_defects(
 
     Example: fiducial evaluate defects --data my_boards --groups line3 -o scores.csv
     """
-    from fiducial.evaluate.defects import evaluate_defects_on  # noqa: PLC0415
-    from fiducial.images import write_text  # noqa: PLC0415
-
     with Errors():
+        from fiducial import runs  # noqa: PLC0415
+        from fiducial.evaluate.defects import evaluate_defects_on  # noqa: PLC0415
+        from fiducial.images import write_text  # noqa: PLC0415
+
+        runs.check_file(out)
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_defects_on(data, groups, weights, device, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    report(table.T.reset_index(), out, as_json=as_json)
+    print_table(table.T.reset_index(), out, as_json=as_json)
 
 
 def evaluate_keypoints(
@@ -91,12 +95,13 @@ def evaluate_keypoints(
 
     Example: fiducial evaluate keypoints --data my_scenes -o scores.csv
     """
-    from fiducial import api  # noqa: PLC0415
-    from fiducial.evaluate.keypoints import evaluate_keypoints_on  # noqa: PLC0415
-    from fiducial.images import write_text  # noqa: PLC0415
-
     with Errors():
+        from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.evaluate.keypoints import evaluate_keypoints_on  # noqa: PLC0415
+        from fiducial.images import write_text  # noqa: PLC0415
+
+        runs.check_file(out)
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_keypoints_on(data, api.load_registrar(weights, device)[1], cases, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    report(table.T.reset_index(), out, as_json=as_json)
+    print_table(table.T.reset_index(), out, as_json=as_json)

@@ -25,11 +25,11 @@ def report(
 
     Example: fiducial report results -o page.html
     """
-    from fiducial.images import write_text  # noqa: PLC0415
-    from fiducial.outputs import find_runs  # noqa: PLC0415
-    from fiducial.report import report_page  # noqa: PLC0415
-
     with Errors():
+        from fiducial.images import write_text  # noqa: PLC0415
+        from fiducial.outputs import find_runs  # noqa: PLC0415
+        from fiducial.report import report_page  # noqa: PLC0415
+
         runs = find_runs(folder)
         name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Fiducial'}: {folder.resolve().name}"
         page = out if out is not None else folder / "index.html"

@@ -23,7 +23,10 @@ FOUR_GIB = 4 * 2**30
 
 
 class Errors:
-    """Turn an `InputError` into one line on standard error and exit status 2, an interrupt or SIGTERM into one and 130."""
+    """Turn what a user can mend into one line on standard error and exit status 2, an interrupt or SIGTERM into one and 130.
+
+    That is an `InputError`, what the system says, too little memory, an extra that is not installed.
+    """
 
     def __enter__(self) -> None:
         """Take SIGTERM for an interrupt, so that what is being written is cleaned up."""
@@ -40,15 +43,19 @@ class Errors:
             fail(str(error) or "stopped", 130)
         if isinstance(error, ModuleNotFoundError) and error.name in ("lightning", "matplotlib"):
             fail(f"{error.name} is not installed: pip install 'fiducial[train]'")
-        if isinstance(error, ValueError | OSError):
-            from fiducial.records import InputError  # noqa: PLC0415
+        if isinstance(error, ValueError | OSError | MemoryError | RuntimeError):
+            from fiducial.runs import SAID, said_of  # noqa: PLC0415
 
-            if isinstance(error, InputError | OSError):
-                fail(str(error))
+            if isinstance(error, SAID):
+                fail(said_of(error))
 
 
 def fail(line: str, status: int = 2) -> NoReturn:
-    """Print one line on standard error and exit with a status."""
+    """Print one line on standard error, whatever names it holds, and exit with a status."""
+    if not line.isprintable():
+        from fiducial.images.limits import readable  # noqa: PLC0415
+
+        line = readable(line)
     typer.echo(f"fiducial: {line}".encode("utf-8", "replace").decode(), err=True)
     raise typer.Exit(status)
 
@@ -139,11 +146,11 @@ def finish(run: "Run", outcomes: "Sequence[Outcome]", *, as_json: bool) -> NoRet
     """Print what became of a run's inputs, and exit with the status that says it."""
     from fiducial.runs import exit_status, summary  # noqa: PLC0415
 
-    report(summary(run, outcomes), run.out, as_json=as_json)
+    print_table(summary(run, outcomes), run.out, as_json=as_json)
     raise typer.Exit(exit_status(outcomes))
 
 
-def report(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pandas is imported late)
+def print_table(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pandas is imported late)
     """Print a table, as JSON records or for people."""
     if as_json:
         typer.echo(table.to_json(orient="records", force_ascii=False, indent=1))

@@ -21,11 +21,13 @@ def calibrate_defects(
 
     Example: fiducial calibrate defects --good good_boards --template good.png -o line3.safetensors
     """
-    from fiducial import api, inspections  # noqa: PLC0415
+    with Errors():
+        from fiducial import api, inspections, runs  # noqa: PLC0415
 
-    with Errors(), Bar("calibrating") as bar:
+        runs.check_file(out)
         jobs = inspections.pairs_from_folder(good, template)
-        found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
+        with Bar("calibrating") as bar:
+            found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
     typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
 
 

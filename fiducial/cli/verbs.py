@@ -207,8 +207,9 @@ def keypoints(
     Example: fiducial keypoints scene.tif --most 300 -o points.csv
     """
     with Errors():
-        from fiducial import api  # noqa: PLC0415
+        from fiducial import api, runs  # noqa: PLC0415
 
+        runs.check_file(out)
         with Bar("searching") as bar:
             bar.begin(0, 1)
             found = api.keypoints(image, weights=weights, device=device, most=most, max_bytes=max_bytes, progress=bar.part)

@@ -23,8 +23,12 @@ _PNG_LEVEL = 2  # of 9: drawings take a third of the time of the usual 6, and ha
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; it becomes `path` when all is written and vanishes when anything fails."""
+    """Give a temporary name to write to; it becomes `path` when all is written and vanishes when anything fails.
+
+    Folders on the way to it are made.
+    """
     temporary = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         os.replace(temporary, path)
