@@ -127,7 +127,7 @@ class Defects:
         return self.mask.shape[0], self.mask.shape[1]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per defect: box, center, class, probability, area in pixels and in the sample's unit."""
+        """Return one row per defect: class, probability, place, area; in the sample's unit and on its map, too, if any."""
         from fiducial.formats.defects import defects_to_frame  # noqa: PLC0415 (a record's door to the formats above it)
 
         return defects_to_frame(self)

@@ -88,15 +88,16 @@ def test_coco_boxes_are_counted_from_the_corner_and_segments_from_the_mask(tmp_p
     np.testing.assert_array_equal(label, made.label)
 
 
-def test_tables_have_a_row_per_defect_and_physical_area(tmp_path: Path) -> None:
+def test_tables_have_a_row_per_defect_with_its_area_and_place_in_the_unit_and_on_the_map(tmp_path: Path) -> None:
     record().save(tmp_path / "a.csv")
     table = pd.read_csv(tmp_path / "a.csv")
     assert table["class"].tolist() == ["short", "open", "open"]
-    assert table["area_µm2"].tolist() == [200, 60, 36]
+    assert table["area_um2"].tolist() == [200, 60, 36]
     assert table.loc[0, ["y_px", "x_px"]].tolist() == [14.5, 39.5]
+    assert table.loc[0, ["y_um", "x_um", "map_x", "map_y"]].tolist() == [29, 19.75, 900, 750]
     empty = record(found=False).to_frame()
     assert len(empty) == 0
-    assert [*empty.columns, "answer"] == list(table.columns)
+    assert [*empty, "map_x", "map_y", "answer"] == list(table)  # it has no map
 
 
 def test_the_mask_is_a_label_tiff_with_pixel_size(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from fiducial.formats.parts import (
     answer_to_json,
     feature_collection,
     matrix_from_json,
-    matrix_to_json,
+    pair_from_json,
+    placed_to_json,
     point_columns,
     point_features,
     provenance_from_json,
@@ -132,17 +133,13 @@ def _json_frame(record: Blobs) -> dict[str, Any]:
         "format": "fiducial.blobs/1",
         "image": record.image,
         "size_yx": list(record.size),
-        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
-        "unit": record.unit,
-        "crs": record.crs,
-        "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "radii_px": list(record.radii_px),
         "answer": record.answer,
         "count": record.count,
         "count_interval": list(record.count_interval),
         "embedding_length": record.embedding.shape[1],
         "provenance": provenance_to_json(record.provenance),
-    }
+    } | placed_to_json(record)
 
 
 def blobs_from_json(path: Path) -> Blobs:
@@ -155,7 +152,7 @@ def blobs_from_json(path: Path) -> Blobs:
 
 
 def _blobs_from(stated: dict[str, Any]) -> Blobs:
-    blobs, length, pixel_size = stated["blobs"], stated["embedding_length"], stated["pixel_size_yx"]
+    blobs, length = stated["blobs"], stated["embedding_length"]
     if stated["count"] != len(blobs):
         raise ValueError(f"count must be the number of blobs listed, got {stated['count']} and {len(blobs)}")
     (height, width), (low, high), (least, largest) = stated["size_yx"], stated["count_interval"], stated["radii_px"]
@@ -169,7 +166,7 @@ def _blobs_from(stated: dict[str, Any]) -> Blobs:
         radii_px=(least, largest),
         image=stated["image"],
         size=(height, width),
-        pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
+        pixel_size=pair_from_json(stated["pixel_size_yx"]),
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=matrix_from_json(stated["pixel_to_world"]),

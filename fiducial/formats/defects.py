@@ -22,10 +22,14 @@ from fiducial.formats.parts import (
     matrix_to_json,
     number_from_json,
     number_to_json,
+    pair_from_json,
+    placed_to_json,
+    point_columns,
     provenance_from_json,
     provenance_to_json,
     read_record,
     table_with_answer,
+    unit_name,
 )
 from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
@@ -60,14 +64,15 @@ def save_defects(record: Defects, path: Path) -> None:
 
 
 def defects_to_frame(record: Defects) -> pd.DataFrame:
-    """Return one row per defect; with a physical pixel size also its area in square units."""
+    """Return one row per defect; area and center also in the sample's unit, and the center on its map, if any."""
     box = record.boxes_yxyx
+    center_yx = (box[:, :2] + box[:, 2:]) / 2
     frame = pd.DataFrame(
         {
             "class": [record.classes[k - 1] for k in record.label.tolist()],
             "probability": record.score.round(4),
-            "y_px": box[:, [0, 2]].mean(axis=1),
-            "x_px": box[:, [1, 3]].mean(axis=1),
+            "y_px": center_yx[:, 0],
+            "x_px": center_yx[:, 1],
             "y0_px": box[:, 0],
             "x0_px": box[:, 1],
             "y1_px": box[:, 2],
@@ -76,8 +81,8 @@ def defects_to_frame(record: Defects) -> pd.DataFrame:
         }
     )
     if record.pixel_size is not None:
-        frame[f"area_{record.unit or 'unit'}2"] = record.area_px * record.pixel_size[0] * record.pixel_size[1]
-    return frame
+        frame[f"area_{unit_name(record)}2"] = record.area_px * record.pixel_size[0] * record.pixel_size[1]
+    return frame.assign(**point_columns(record, center_yx))
 
 
 def defects_to_json(record: Defects) -> dict[str, Any]:
@@ -87,10 +92,6 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         "sample": record.sample,
         "template": record.template,
         "size_yx": list(record.size),
-        "pixel_size": None if record.pixel_size is None else list(record.pixel_size),
-        "unit": record.unit,
-        "crs": record.crs,
-        "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "answer": record.answer,
         "verdict": record.verdict,
         "reason": record.reason,
@@ -106,7 +107,7 @@ def defects_to_json(record: Defects) -> dict[str, Any]:
         ],
         "mask": {str(k): _runs_of(record, k) for k in classes_of(record.mask)},
         "provenance": provenance_to_json(record.provenance),
-    }
+    } | placed_to_json(record)
 
 
 def _runs_of(record: Defects, label: int) -> list[int]:
@@ -131,7 +132,6 @@ def _defects_from(stated: dict[str, Any]) -> Defects:
     mask = np.zeros(size, np.uint8)
     for label, lengths in stated["mask"].items():
         mask[from_run_lengths(lengths, size)] = int(label)
-    pixel_size = stated["pixel_size"]
     return Defects(
         mask=mask,
         boxes_yxyx=np.array([d["box_yxyx"] for d in defects], np.float64).reshape(-1, 4),
@@ -146,7 +146,7 @@ def _defects_from(stated: dict[str, Any]) -> Defects:
         reason=stated["reason"],
         sample=stated["sample"],
         template=stated["template"],
-        pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
+        pixel_size=pair_from_json(stated["pixel_size_yx"]),
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=matrix_from_json(stated["pixel_to_world"]),

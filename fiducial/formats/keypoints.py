@@ -12,7 +12,8 @@ import pandas as pd
 from fiducial.drawing import draw_keypoints
 from fiducial.formats.parts import (
     matrix_from_json,
-    matrix_to_json,
+    pair_from_json,
+    placed_to_json,
     point_collection,
     point_columns,
     provenance_from_json,
@@ -57,15 +58,11 @@ def keypoints_to_json(record: Keypoints) -> dict[str, Any]:
         "format": "fiducial.keypoints/1",
         "image": record.image,
         "size_yx": list(record.size),
-        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
-        "unit": record.unit,
-        "crs": record.crs,
-        "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "count": len(record),
         "descriptor_length": record.descriptor.shape[1],
         "keypoints": [{"yx": yx, "score": score, "descriptor": descriptor} for yx, score, descriptor in rows],
         "provenance": provenance_to_json(record.provenance),
-    }
+    } | placed_to_json(record)
 
 
 def keypoints_from_json(path: Path) -> Keypoints:
@@ -78,7 +75,7 @@ def keypoints_from_json(path: Path) -> Keypoints:
 
 
 def _keypoints_from(stated: dict[str, Any]) -> Keypoints:
-    points, length, pixel_size = stated["keypoints"], stated["descriptor_length"], stated["pixel_size_yx"]
+    points, length = stated["keypoints"], stated["descriptor_length"]
     if stated["count"] != len(points):
         raise ValueError(f"count must be the number of points listed, got {stated['count']} and {len(points)}")
     height, width = stated["size_yx"]
@@ -88,7 +85,7 @@ def _keypoints_from(stated: dict[str, Any]) -> Keypoints:
         descriptor=np.array([point["descriptor"] for point in points], np.float32).reshape(len(points), length),
         image=stated["image"],
         size=(height, width),
-        pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
+        pixel_size=pair_from_json(stated["pixel_size_yx"]),
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=matrix_from_json(stated["pixel_to_world"]),

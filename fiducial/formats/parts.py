@@ -14,7 +14,7 @@ from fiducial.coords import Matrix, apply_transform, yx_to_corner_xy
 from fiducial.records import Blobs, Defects, InputError, Keypoints, Places, Provenance, Registration
 
 RecordT = TypeVar("RecordT")
-Mapped = Places | Blobs | Keypoints | Registration  # records whose points lie in an image with a pixel size, or on a map
+Mapped = Places | Blobs | Defects | Keypoints | Registration  # whose points lie in an image with a pixel size, or on a map
 
 
 def unit_name(record: Mapped) -> str:
@@ -79,6 +79,24 @@ def point_features(
         yield {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy.tolist()}}
 
 
+def placed_to_json(record: Mapped) -> dict[str, Any]:
+    """Return the pixel size, unit and map of the image in which a record's points lie as JSON values."""
+    return {
+        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
+        "unit": record.unit,
+        "crs": record.crs,
+        "pixel_to_world": matrix_to_json(record.pixel_to_world),
+    }
+
+
+def pair_from_json(stated: list[float] | None) -> tuple[float, float] | None:
+    """Return two numbers; raises ValueError where there are more or fewer."""
+    if stated is None:
+        return None
+    first, second = stated
+    return first, second
+
+
 def provenance_to_json(provenance: Provenance) -> dict[str, Any]:
     """Return what an answer was made with as JSON values."""
     return {
@@ -121,7 +139,17 @@ def read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT
         if stated["format"] != f"fiducial.{kind}/1":
             raise InputError(f"expected format fiducial.{kind}/1, {path} states {stated['format']!r}")
         return build(stated)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a record of {kind}: {error!r}") from error

@@ -16,7 +16,8 @@ from fiducial.formats.parts import (
     feature_collection,
     map_xy,
     matrix_from_json,
-    matrix_to_json,
+    pair_from_json,
+    placed_to_json,
     point_columns,
     provenance_from_json,
     provenance_to_json,
@@ -90,10 +91,6 @@ def places_to_json(record: Places) -> dict[str, Any]:
         "found": record.found,
         "reason": record.reason,
         "scales": list(record.scales),
-        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
-        "unit": record.unit,
-        "crs": record.crs,
-        "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "places": [
             {"score": score, "correlation": correlation, "corners_yx": corners, "query_to_source": matrix}
             for score, correlation, corners, matrix in zip(
@@ -105,7 +102,7 @@ def places_to_json(record: Places) -> dict[str, Any]:
             )
         ],
         "provenance": provenance_to_json(record.provenance),
-    }
+    } | placed_to_json(record)
 
 
 def places_from_json(path: Path) -> Places:
@@ -118,7 +115,7 @@ def places_from_json(path: Path) -> Places:
 
 
 def _places_from(stated: dict[str, Any]) -> Places:
-    places, pixel_size = stated["places"], stated["pixel_size_yx"]
+    places = stated["places"]
     return Places(
         corners_yx=np.array([place["corners_yx"] for place in places], np.float64).reshape(-1, 4, 2),
         score=np.array([place["score"] for place in places], np.float64),
@@ -131,7 +128,7 @@ def _places_from(stated: dict[str, Any]) -> Places:
         query_size=tuple(stated["query_size_yx"]),
         source_size=tuple(stated["source_size_yx"]),
         scales=tuple(stated["scales"]),
-        pixel_size=None if pixel_size is None else tuple(pixel_size),
+        pixel_size=pair_from_json(stated["pixel_size_yx"]),
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=matrix_from_json(stated["pixel_to_world"]),

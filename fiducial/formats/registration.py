@@ -23,6 +23,8 @@ from fiducial.formats.parts import (
     matrix_to_json,
     number_from_json,
     number_to_json,
+    pair_from_json,
+    placed_to_json,
     point_collection,
     point_columns,
     provenance_from_json,
@@ -118,16 +120,12 @@ def registration_to_json(record: Registration) -> dict[str, Any]:
         "reason": record.reason,
         "start": record.start,
         "correction_yx": None if record.correction is None else list(record.correction),
-        "pixel_size_yx": None if record.pixel_size is None else list(record.pixel_size),
-        "unit": record.unit,
-        "crs": record.crs,
-        "pixel_to_world": matrix_to_json(record.pixel_to_world),
         "tie_points": [
             {"moving_yx": moving, "fixed_yx": fixed, "residual_px": number_to_json(residual)}
             for moving, fixed, residual in rows
         ],
         "provenance": provenance_to_json(record.provenance),
-    }
+    } | placed_to_json(record)
 
 
 def registration_from_json(path: Path) -> Registration:
@@ -140,7 +138,7 @@ def registration_from_json(path: Path) -> Registration:
 
 
 def _registration_from(stated: dict[str, Any]) -> Registration:
-    ties, correction, pixel_size = stated["tie_points"], stated["correction_yx"], stated["pixel_size_yx"]
+    ties = stated["tie_points"]
     (moving_h, moving_w), (fixed_h, fixed_w) = stated["moving_size_yx"], stated["fixed_size_yx"]
     return Registration(
         moving_to_fixed=matrix_from_json(stated["moving_to_fixed"]),
@@ -155,12 +153,12 @@ def _registration_from(stated: dict[str, Any]) -> Registration:
         accepted=stated["accepted"],
         reason=stated["reason"],
         start=stated["start"],
-        correction=None if correction is None else (correction[0], correction[1]),
+        correction=pair_from_json(stated["correction_yx"]),
         moving=stated["moving"],
         fixed=stated["fixed"],
         moving_size=(moving_h, moving_w),
         fixed_size=(fixed_h, fixed_w),
-        pixel_size=None if pixel_size is None else (pixel_size[0], pixel_size[1]),
+        pixel_size=pair_from_json(stated["pixel_size_yx"]),
         unit=stated["unit"],
         crs=stated["crs"],
         pixel_to_world=matrix_from_json(stated["pixel_to_world"]),
