@@ -1,6 +1,7 @@
 """What the verbs share: the images they take, units of length, calibrated weights, and what makes an answer one."""
 
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from fiducial.weights import Weights
 METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
-
 
 # What a budget of false alarms counts them per, for each family: one negative, and several.
 NEGATIVES: Mapping[str, tuple[str, str]] = {
@@ -46,6 +46,16 @@ def check_probability(min_probability: float) -> None:
     """Refuse what is no probability; raises InputError."""
     if not 0 <= min_probability <= 1:
         raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+
+
+def check_scale(scale: float | tuple[float, float] | None) -> None:
+    """Refuse what is neither a scale nor the least and the largest of a range; raises InputError."""
+    if scale is None:
+        return
+    bounds = scale if isinstance(scale, tuple) else (scale, scale)
+    if len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds) and 0 < bounds[0] <= bounds[1] < np.inf:
+        return
+    raise InputError(f"scale must be a number above 0, or (least, largest), got {scale!r}")
 
 
 def least_probability(loaded: Weights, min_probability: float, false_alarms: float | None) -> float:

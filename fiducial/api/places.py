@@ -3,10 +3,8 @@
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
+from fiducial.api.loading import METERS, Source, check_evidence, check_probability, check_scale, least_probability, version_of
 from fiducial.confidence import EvidenceCalibration
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image
@@ -74,9 +72,7 @@ def check_search(most: int, scale: float | tuple[float, float] | None) -> None:
     """Refuse options of `locate` that cannot be meant; raises InputError."""
     if most < 1:
         raise InputError(f"most must be at least 1, got {most}")
-    bounds = (scale, scale) if isinstance(scale, int | float) else scale
-    if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
-        raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
+    check_scale(scale)
 
 
 def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
+from fiducial.api.loading import METERS, Source, check_evidence, check_probability, check_scale, least_probability, version_of
 from fiducial.confidence import EvidenceCalibration
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 from fiducial.device import choose_device, has_fast_bf16
@@ -118,9 +118,7 @@ def check_model(model: str, scale: float | tuple[float, float] | None, turn_deg:
     known = next((name for name in MODELS if name == model), None)
     if known is None:
         raise InputError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
-    bounds = (scale, scale) if isinstance(scale, int | float) else scale
-    if bounds is not None and not (len(bounds) == 2 and 0 < bounds[0] <= bounds[1] < np.inf):
-        raise InputError(f"scale must be a number above 0, or the least and the largest, got {scale}")
+    check_scale(scale)
     if not 0 <= turn_deg <= 180:
         raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg:g}")
     return known
