@@ -1,10 +1,10 @@
-"""Make the pictures of the tutorials, and the output shown in them, by following each tutorial as a reader would.
+"""Make the pictures of the tutorials, and the output shown in them and on the first page, by following each as a reader would.
 
     python docs/pictures.py
     python docs/pictures.py tutorial_detect.md
 
-Runs the blocks of each tutorial's "Step by step" in a new folder, in their order, writes what the commands print below them,
-and keeps the pictures that the tutorial shows.
+Runs the blocks of each tutorial's "Step by step", or of "Ten minutes", in a new folder, in their order, writes what the
+commands print below them, and keeps the pictures that the tutorial shows.
 """
 
 import os
@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 DOCS = Path(__file__).parent
-PICTURES = {
+PICTURES: dict[str, dict[str, str]] = {
+    "index.md": {},
     "tutorial_detect.md": {"detect_found.jpg": "results/coins/overlay.png"},
     "tutorial_inspect.md": {"inspect_pair.jpg": "pair.png", "inspect_found.jpg": "results/part/overlay.png"},
     "tutorial_locate.md": {"locate_found.jpg": "results/zoom/overlay.png"},
@@ -29,12 +30,14 @@ PICTURES = {
         "register_checkerboard.jpg": "results/edges/checkerboard.png",
     },
 }
-STEPS = re.compile(r"(?<=\n## Step by step\n)(.*?)(?=\n## )", re.DOTALL)
+STEPS = re.compile(r"(\n## (?:Step by step|Ten minutes)\n)(.*?)(?=\n## )", re.DOTALL)
 BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
 
 
 def printed(line: str) -> str:
-    """Return what a command of Fiducial prints, on a terminal 100 characters wide."""
+    """Return what a command of Fiducial prints, on a terminal 100 characters wide; any other is not run."""
+    if not line.startswith("fiducial "):
+        return ""
     words = [sys.executable, "-m", "fiducial.cli", *shlex.split(line)[1:]]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
     if done.returncode not in (0, 3):  # 3: the answer is no
@@ -57,11 +60,13 @@ def follow(steps: str) -> str:
 
 
 def main() -> None:
-    """Follow the tutorials named, or every one."""
+    """Follow the pages named, or every one."""
     for name in sys.argv[1:] or PICTURES:
         page, pictures = DOCS / name, PICTURES[name]
         with TemporaryDirectory() as folder, chdir(folder):
-            page.write_text(STEPS.sub(lambda match: follow(match[1]), page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(
+                STEPS.sub(lambda match: match[1] + follow(match[2]), page.read_text(encoding="utf-8")), encoding="utf-8"
+            )
             for picture, made in pictures.items():
                 shown = Image.open(made).convert("RGB")
                 shown.thumbnail((900, 900))
