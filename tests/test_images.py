@@ -66,8 +66,9 @@ def test_palette_tiffs_are_refused_and_white_zero_ones_are_turned_over(tmp_path:
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="to write"):
         write_image(tmp_path / "a.gif", np.zeros((4, 5), np.uint8))
-    with pytest.raises(TypeError):
-        write_image(tmp_path / "a.png", np.zeros((4, 5, 3), np.float64))
+    for pixels in (np.zeros((4, 5, 3)), np.zeros((4, 5)), np.zeros((4, 5, 7), np.uint8)):
+        with pytest.raises(InputError, match=r"PNG can hold.*\.tif"):
+            write_image(tmp_path / "a.png", pixels)
     assert not list(tmp_path.iterdir())
 
 
@@ -178,6 +179,15 @@ def test_written_images_come_back(tmp_path: Path, rng: np.random.Generator, name
     write_image(tmp_path / name, pixels)
     np.testing.assert_array_equal(open_image(tmp_path / name).read(), pixels)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_array_with_a_mask_is_refused_and_says_what_to_do(rng: np.random.Generator) -> None:
+    masked = np.ma.masked_less(picture(rng), 100)
+    with pytest.raises(InputError, match="mask") as told:
+        as_image(masked)
+    said = str(told.value).partition(": ")[2]
+    filled = eval(said, {"array": masked, "numpy": np})
+    np.testing.assert_array_equal(np.isnan(as_image(filled).read()), masked.mask)
 
 
 def test_written_pixel_size_comes_back(tmp_path: Path, rng: np.random.Generator) -> None:

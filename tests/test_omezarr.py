@@ -15,8 +15,8 @@ from fiducial import resampling
 from fiducial.coords import shift
 from fiducial.datasets import list_images
 from fiducial.images import from_array, open_image, read_reduced, write_image, write_omezarr
+from fiducial.inputs import choose_images
 from fiducial.records import Image, InputError
-from fiducial.runs import choose_images
 
 zarr = pytest.importorskip("zarr", reason="the extra zarr is not installed")
 
@@ -360,3 +360,18 @@ def test_folders_of_omezarr_count_as_images(tmp_path: Path) -> None:
     write_image(tmp_path / "b.png", picture(dtype="uint8"))
     assert list_images(tmp_path) == [tmp_path / "b.png", path]
     assert choose_images([path]) == choose_images([tmp_path / "*.ome.zarr"]) == [path]
+
+
+def test_an_image_that_could_not_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = written(tmp_path, picture((20, 30))), os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".part":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, picture((25, 35)))
+    assert open_image(path).size == (20, 30)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -113,7 +113,7 @@ def _multiscale(path: Path) -> dict[str, Any]:
     """Return the first multiscale image that a group describes."""
     name = next((name for name in _METADATA if (path / name).is_file()), None)
     if name is None:
-        raise InputError(f"expected an image, {path} is a folder without the metadata of OME-Zarr")
+        raise InputError(f"expected an image, {readable(path)} is a folder without the metadata of OME-Zarr")
     stated = _read_json(path / name)
     stated = stated["attributes"].get("ome", {}) if name == "zarr.json" else stated
     if "multiscales" in stated:
@@ -121,9 +121,9 @@ def _multiscale(path: Path) -> dict[str, Any]:
         return first
     several = "plate" in stated or "bioformats2raw.layout" in stated
     raise InputError(
-        f"{path} holds several images: open one of them, such as {path.name}/0"
+        f"{readable(path)} holds several images: open one of them, such as {readable(path.name)}/0"
         if several
-        else f"expected an image of OME-Zarr, {path} states no multiscales"
+        else f"expected an image of OME-Zarr, {readable(path)} states no multiscales"
     )
 
 
@@ -140,11 +140,11 @@ def _stored(folder: Path) -> Stored:
     if (folder / "zarr.json").is_file():
         return _stored_3(folder, _read_json(folder / "zarr.json"))
     if not (folder / ".zarray").is_file():
-        raise InputError(f"{folder} is missing: the metadata of the image names it")
+        raise InputError(f"{readable(folder)} is missing: the metadata of the image names it")
     stated = _read_json(folder / ".zarray")
     codec = None if stated["compressor"] is None else str(stated["compressor"]["id"])
     if codec not in _CODECS or stated.get("filters"):
-        raise InputError(f"cannot decode {folder}: codec {codec}, filters {stated.get('filters')}")
+        raise InputError(f"cannot decode {readable(folder)}: codec {codec!r}, filters {stated.get('filters')}")
     shape, chunks = _lengths(stated["shape"]), _lengths(stated["chunks"])
     return _checked(Stored(folder, shape, chunks, chunks, _dtype(stated["dtype"]), codec))
 
@@ -152,7 +152,9 @@ def _stored(folder: Path) -> Stored:
 def _stored_3(folder: Path, stated: dict[str, Any]) -> Stored:
     grid = stated["chunk_grid"]
     if grid["name"] != "regular" or stated.get("storage_transformers"):
-        raise InputError(f"cannot read {folder}: grid {grid['name']}, transformers {stated.get('storage_transformers')}")
+        raise InputError(
+            f"cannot read {readable(folder)}: grid {grid['name']!r}, transformers {stated.get('storage_transformers')}"
+        )
     shape, chunks = _lengths(stated["shape"]), _lengths(grid["configuration"]["chunk_shape"])
     codecs, parts, index, checksum = stated["codecs"], chunks, "", 0
     if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
@@ -160,11 +162,11 @@ def _stored_3(folder: Path, stated: dict[str, Any]) -> Stored:
         codecs, parts, index = shard["codecs"], _lengths(shard["chunk_shape"]), str(shard.get("index_location", "end"))
         names = [codec["name"] for codec in shard["index_codecs"]]
         if names not in (["bytes"], ["bytes", "crc32c"]) or index not in ("start", "end"):
-            raise InputError(f"cannot decode the index of {folder}: codecs {', '.join(names)} at the {index}")
+            raise InputError(f"cannot decode the index of {readable(folder)}: codecs {names} at the {index!r}")
         checksum = 4 * (len(names) - 1)
     compressing = [codec["name"] for codec in codecs if codec["name"] not in _PLAIN]
     if len(compressing) > 1 or set(compressing) - _CODECS:
-        raise InputError(f"cannot decode {folder}: codecs {', '.join(compressing)}")
+        raise InputError(f"cannot decode {readable(folder)}: codecs {compressing}")
     codec = compressing[0] if compressing else None
     return _checked(Stored(folder, shape, chunks, parts, _dtype(stated["data_type"]), codec, index, checksum))
 
@@ -186,7 +188,7 @@ def _lengths(stated: list[Any]) -> tuple[int, ...]:
 def _dtype(stated: object) -> np.dtype[Any]:
     known = _TYPES.fullmatch(stated) if isinstance(stated, str) else None
     if known is None:
-        raise InputError(f"pixels must be integers, floats or booleans, got {stated}")
+        raise InputError(f"pixels must be integers, floats or booleans, got {stated!r}")
     return np.dtype(known[1] or known[2])  # in the machine's byte order
 
 
@@ -199,8 +201,10 @@ def _plane(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...]) -> _P
     y, x, c = names.index("y"), names.index("x"), names.index("c") if "c" in names else None
     stacked = [name for name, n in zip(names, shape, strict=True) if n > 1 and name not in ("y", "x", "c")]
     if stacked or (c is not None and shape[c] > MAX_CHANNELS):
-        held = f"{''.join(names).upper()} {shape}"
-        raise InputError(f"expected one plane, {path} holds {held}: save the plane to be measured as a file of its own")
+        held = readable(f"{''.join(names).upper()} {shape}")
+        raise InputError(
+            f"expected one plane, {readable(path)} holds {held}: save the plane to be measured as a file of its own"
+        )
     unit, other = axes[y].get("unit"), axes[x].get("unit")
     pixel_size = _pixel_size(multiscale, (y, x), len(names)) if isinstance(unit, str) and unit == other else None
     stated = None if pixel_size is None else UNITS.get(str(unit), str(unit))

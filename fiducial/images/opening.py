@@ -54,8 +54,10 @@ def from_array(array: Shaped[np.ndarray, "..."]) -> Image:
     """Wrap an array (H, W) or (H, W, C) as an image.
 
     Raises:
-        InputError: not two- or three-dimensional, empty, too many channels, or not of a real number type.
+        InputError: masked, not two- or three-dimensional, empty, too many channels, or not of a real number type.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("an image array must have no mask, which says nothing here: array.astype(float).filled(numpy.nan)")
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] > MAX_CHANNELS):
         raise InputError(
             f"an image array must be (H, W) or (H, W, C) with C ≤ {MAX_CHANNELS}, none of them 0, got {array.shape}"

@@ -42,7 +42,7 @@ def write_image(
     """Write a PNG, a TIFF (OME-TIFF if the pixel size is given) or an OME-Zarr; it appears whole or not at all.
 
     Raises:
-        InputError: the suffix is none of .png, .tif(f) and .zarr; as `write_omezarr`.
+        InputError: the suffix is none of .png, .tif(f) and .zarr; pixels that a PNG cannot hold; as `write_omezarr`.
     """
     suffix = path.suffix.lower()
     if suffix == ZARR:
@@ -52,13 +52,23 @@ def write_image(
         raise InputError(f"expected a .png, .tif or .ome.zarr to write, got {path.name}")
     with whole_file(path) as temporary:
         if suffix == ".png":
-            PillowImage.fromarray(pixels).save(temporary, format="PNG", compress_level=_PNG_LEVEL)
+            _write_png(temporary, pixels)
             return
         meta: dict[str, str | float] = {"axes": "YX" if pixels.ndim == 2 else "YXS"}
         if pixel_size is not None:
             meta |= {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
             meta |= {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
         tifffile.imwrite(temporary, pixels, compression="zlib", ome=pixel_size is not None, metadata=meta)
+
+
+def _write_png(path: Path, pixels: Shaped[np.ndarray, "h w *c"]) -> None:
+    try:
+        PillowImage.fromarray(pixels).save(path, format="PNG", compress_level=_PNG_LEVEL)
+    except (TypeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise
+        held = f"{pixels.shape} of {pixels.dtype}"
+        raise InputError(f"expected pixels that a PNG can hold, got {held}: write a .tif") from error
 
 
 def write_text(path: Path, text: str) -> None:

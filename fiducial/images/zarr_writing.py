@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fiducial.coords import scale_transform
+from fiducial.images.limits import readable
 from fiducial.images.omezarr import MISSING, UNITS, is_omezarr
 from fiducial.records import Image, InputError, Progress, Window
 
@@ -134,7 +135,7 @@ def _rendering(image: Image) -> dict[str, Any]:
 def _whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to write to; it becomes `path` when all is written and vanishes when anything fails."""
     if path.exists() and not is_omezarr(path):
-        raise InputError(f"{path} is there and no OME-Zarr: choose another name")
+        raise InputError(f"{readable(path)} is there and no OME-Zarr: choose another name")
     temporary, before = (path.with_name(path.name + ending) for ending in (".part", ".before"))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -145,4 +146,6 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if before.exists() and not path.exists():
+            os.replace(before, path)
         shutil.rmtree(before, ignore_errors=True)
