@@ -2,8 +2,8 @@
 
     python recipes/blobs_slim_calibrate.py --data ../shared/data --weights runs/blobs_slim/weights.safetensors
 
-Fitted on clusters of dsb2018 and emps that the network did not learn from (blobs_data.py), and on drawn crowds. Prints the
-SHA-256 that fiducial/weights.py must state.
+Fitted on clusters of dsb2018 and emps that the network did not learn from (blobs_data.py), on their background, on drawn
+crowds and on drawn images of nothing. Prints the SHA-256 that fiducial/weights.py must state.
 """
 
 import argparse
@@ -16,13 +16,16 @@ from blobs_data import split
 from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN
+from fiducial.blobs.samples import NOTHING, background
 from fiducial.coords import nearest_cell
 from fiducial.crowds import draw_crowd
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
+from fiducial.train.loop import calibrating
 
-DRAWN = 16
+DRAWN, EMPTY = 16, 8  # images drawn of crowds, and of nothing
+BACKGROUNDS = 24  # windows without blobs
 
 
 def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
@@ -38,9 +41,20 @@ def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
     return crowds
 
 
+def without_blobs(images: list[CrowdImage]) -> list[CrowdImage]:
+    """Return windows that all blobs of their image stay away from, and drawn backgrounds, each as an image of its own."""
+    windows = [background(image, np.random.default_rng([12, i])) for i, image in enumerate(images)]
+    found = [window for window in windows if window is not None]
+    chosen = found[:: max(1, len(found) // BACKGROUNDS)]
+    for i in range(EMPTY):
+        drawn, _ = draw_crowd(np.random.default_rng([13, i]), (320, 352), (4.0, 8.0), (1.0, 1.0), 0.0)
+        chosen.append(np.clip((drawn - drawn.min()) / max(float(np.ptp(drawn)), 1e-6) * 255, 0, 255).astype(np.uint8))
+    return [CrowdImage(f"empty_{i}", pixels, NOTHING) for i, pixels in enumerate(chosen)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018/ and emps/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with dsb2018/, emps/ and volkov/")
     parser.add_argument("--weights", type=Path, default=Path("runs/blobs_slim/weights.safetensors"))
     parser.add_argument("--out", type=Path, default=weights.FOLDER / "blobs_slim.safetensors")
     args = parser.parse_args()
@@ -48,11 +62,13 @@ def main() -> None:
     assert isinstance(loaded.network, CADSN)
     device = choose_device("auto")
     detector = BlobDetector(loaded.network, None, device, bf16=has_fast_bf16(device))
-    images = [image for own in split(args.data).calibrated.values() for image in own] + drawn_crowds()
-    fitted = fit_crowds(detector, images, lambda done, total: print(f"{done} of {total}", end="\r", flush=True))
+    real = [image for own in split(args.data).calibrated.values() for image in own]
+    images = real + drawn_crowds() + without_blobs(real)
+    with calibrating() as progress:
+        fitted = fit_crowds(detector, images, progress)
     card = {**loaded.card, "calibration": "recipes/blobs_slim_calibrate.py"}
     weights.save(args.out, "blobs", loaded.network, card, fitted)
-    print(f"\ncounts: inflation {fitted.inflation:.2f}, spread {fitted.spread:.3f}")
+    print(f"counts: inflation {fitted.inflation:.2f}, spread {fitted.spread:.3f}")
     print(f"{len(fitted.alarms)} false alarms on {fitted.megapixels:.1f} megapixels")
     print(hashlib.sha256(args.out.read_bytes()).hexdigest())
 
