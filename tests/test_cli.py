@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import typer
 from test_api import board, damaged
-from typer.testing import CliRunner
+from typed import run
 
-from fiducial import cli, weights
+from fiducial import weights
 from fiducial.cli.parts import Errors
 
 FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
@@ -28,11 +28,6 @@ def boards(tmp_path: Path) -> Path:
     cv2.imwrite(str(tmp_path / "in" / "bad board.png"), damaged(template)[0])
     cv2.imwrite(str(tmp_path / "in" / "fine.png"), template)
     return tmp_path
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_one_pair_writes_its_files_and_a_summary(boards: Path) -> None:

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from skimage import data as photographs
-from typer.testing import CliRunner
+from typed import run
 
-from fiducial import cli, weights
+from fiducial import weights
 from fiducial.coords import apply_transform, shift
 from fiducial.datasets import AlignedPair
 from fiducial.evaluate.keypoints import (
@@ -37,11 +37,6 @@ def pairs(count: int = 3, size: tuple[int, int] = (210, 250)) -> tuple[AlignedPa
         part = image[7 * i : 7 * i + size[0], 11 * i : 11 * i + size[1]].copy()
         found.append(AlignedPair(f"p{i:02}", part, (220 - part // 2).astype(np.uint8)))
     return tuple(found)
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_the_truth_of_a_case_is_where_the_pixels_agree() -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import tifffile
 from skimage import data as photographs
-from typer.testing import CliRunner
+from typed import run
 
 import fiducial
-from fiducial import cli, metrics
+from fiducial import metrics
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.formats.places import places_from_json, places_to_frame
 from fiducial.records import InputError, Places, Provenance
@@ -274,11 +274,6 @@ def folder(tmp_path: Path) -> Path:
     cv2.imwrite(str(tmp_path / "views" / "one.png"), cut(image, (230.0, 300.0), 40.0)[0])
     cv2.imwrite(str(tmp_path / "views" / "two.png"), cut(np.asarray(photographs.grass()), (230.0, 300.0), 0.0)[0])
     return tmp_path
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_each_query_finds_its_image(folder: Path) -> None:

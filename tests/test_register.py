@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from scipy.spatial import cKDTree
 from skimage import data as photographs
-from typer.testing import CliRunner
+from typed import run
 
 import fiducial
 from fiducial import api, augment, cli, registrations
@@ -310,11 +310,6 @@ def test_a_georeference_that_is_off_is_corrected_in_map_units(tmp_path: Path) ->
         assert file.crs.to_epsg() == 32611
         assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
         assert file.shape == SIZE
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture

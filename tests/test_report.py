@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from PIL import Image as PillowImage
 from test_api import board, damaged
-from typer.testing import CliRunner
+from typed import run as fiducial
 
-from fiducial import cli, pages
+from fiducial import pages
 from fiducial.coords import shift, similarity
 from fiducial.records import InputError
 
@@ -57,15 +56,6 @@ class Parsed(HTMLParser):
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-def fiducial(*words: object) -> tuple[int, str, str]:
-    """Run the command line as if it had been typed."""
-    typed = [str(word) for word in words]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["fiducial", *typed])
-        result = CliRunner().invoke(cli.app, typed, catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def dots(seed: int) -> np.ndarray:

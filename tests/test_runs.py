@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from test_api import board, damaged
-from typer.testing import CliRunner
+from typed import run as fiducial_says
 
 import fiducial
-from fiducial import cli, inputs, runs, weights
+from fiducial import inputs, runs, weights
 from fiducial.inputs import Input
 from fiducial.records import InputError
 from fiducial.runs import Answer, Outcome, Run
@@ -56,13 +56,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     return tmp_path
-
-
-def fiducial_says(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 # --- runs of a verb that only counts how often it is asked

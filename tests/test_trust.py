@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import typed
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from skimage import data as photographs
@@ -18,7 +19,6 @@ from test_api import board, damaged
 from test_detect import crowd_image
 from test_locate import cut, half
 from test_register import fixed_image, scene, seen, sensor
-from typer.testing import CliRunner
 
 import fiducial
 from fiducial import api, cli, weights
@@ -96,9 +96,8 @@ def run(folder: Path, name: str, image: Path, *more: object) -> tuple[int, str]:
     if name == "inspect" and image.is_dir():
         words[1:2] = ["--samples", image]
     words += [*verb.words, "-o", folder / "out", *more]
-    done = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.stderr
+    status, _, error = typed.run(*words)
+    return status, error
 
 
 def said(folder: Path) -> dict[str, str]:
