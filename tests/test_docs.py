@@ -96,6 +96,13 @@ def test_the_page_of_the_command_line_is_the_programs() -> None:
     assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.page(), "run make docs"
 
 
+def test_every_command_has_an_example_that_names_it_in_its_help() -> None:
+    told = dict(cli_page.commands(typer.main.get_command(app)))
+    assert len(told) > 15
+    for name, command in told.items():
+        assert f"Example: {name} " in " ".join(command.help.split())
+
+
 def test_the_page_of_python_has_every_public_name_once() -> None:
     shown = re.findall(r"^::: fiducial\.\w+\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(shown) == sorted(set(fiducial.__all__) - {"__version__"})
