@@ -33,9 +33,9 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "blobs": ("blobs_slim.safetensors", "61cd54d5086e4e625d3dbe0ea617949b94da4c39ae6a934a551a586848b984bd"),
+    "blobs": ("blobs_slim.safetensors", "9fb630488e52dc58fd141dd912f707f8e7997b45268661326efa2b453d9ce688"),
     "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
-    "keypoints": ("keypoints_slim.safetensors", "2eace4dc6dd9c8703aac57cd2ae58d2e756e64d16a366132e37424b037b63820"),
+    "keypoints": ("keypoints_slim.safetensors", "6ec40738e14feea6318b7378543f1eaa9330af5c617a9c6a1baadcc6878a76d4"),
     "places": ("places_slim.safetensors", "0eb92a16b9fa38ad5a76831f302543477320bd658db5d8cc5d793ec12dce9d7f"),
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
 }
