@@ -28,7 +28,6 @@ CAPTIONS = {
     "defects_deeppcb": "DeepPCB, groups that nothing was learned from, the template displaced",
     "defects_good_boards": "Good boards, and other boards: false alarms and refusals",
     "defects_ablation": "The network's parts, trained alike and short",
-    "defects_large": "A pair of 10,000 × 10,000 px",
     "places_sem": "SEM images that nothing was learned from, a third of the queries absent",
     "places_factors": "Accuracy by the factor between the scales",
     "places_looks": "Accuracy by what the exposure changed",

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "model_cards"
 DOCS = (
     ROOT / "README.md",
+    ROOT / "docs" / "benchmarks.md",
     CARDS / "blobs_slim.md",
     CARDS / "defects_slim.md",
     CARDS / "keypoints_slim.md",
@@ -187,6 +188,18 @@ def blobs_speed(table: pd.DataFrame) -> pd.DataFrame:
     return chosen(table, columns, ("kind",))
 
 
+def giants(table: pd.DataFrame) -> pd.DataFrame:
+    """Render how verbs fare on giant images."""
+    columns = {"seconds": "seconds", "peak_gib": "peak memory / GiB", "answer": "beside the truth"}
+    shown = table.assign(seconds=table["seconds"].round().astype(int))
+    return chosen(shown.rename(columns={"side_px": "side / px"}), columns, ("verb", "format", "side / px"))
+
+
+def speed(table: pd.DataFrame) -> pd.DataFrame:
+    """Render seconds by stage, before and now."""
+    return chosen(table, {"before": "before", "now": "now", "ratio": "now / before"}, ("what", "stage"))
+
+
 RENDER: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "defects_deeppcb": deeppcb,
     "places_sem": places,
@@ -194,6 +207,8 @@ RENDER: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "blobs_crowds": crowds,
     "blobs_repeatability": repeatability,
     "blobs_speed": blobs_speed,
+    "giants": giants,
+    "speed": speed,
     "keypoints_repeatability": keypoints,
     "keypoints_same_sensor": keypoints,
     "keypoints_scenes": keypoint_scenes,

@@ -250,7 +250,7 @@ def test_every_script_takes_the_shared_options_that_the_suite_gives_it(
 def test_every_script_of_the_folder_is_run_or_asked_for() -> None:
     no_scripts = {"blobs_baselines", "keypoints_baselines", "places_baselines"}
     files = {path.stem for path in (ROOT / "benchmarks").glob("*_*.py")} - no_scripts - {"result_files"}
-    assert files <= {one.path.stem for one in suite.SCRIPTS} | {"blobs_large", "defects_large"}
+    assert files <= {one.path.stem for one in suite.SCRIPTS}
 
 
 def test_the_page_holds_every_table_and_puts_published_numbers_beside_ours(tmp_path: Path) -> None:
