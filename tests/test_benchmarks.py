@@ -258,7 +258,7 @@ def test_the_page_holds_every_table_and_puts_published_numbers_beside_ours(tmp_p
     names = ("error_under_12_px", "adjacent", "radius_error", "count_error", "count_covered", "calibration_error", "seconds")
     row |= dict.fromkeys(names, 0.5) | {"time_ratio": 2.0, "f1_low": 0.375, "f1_high": 0.625, **MADE}
     pd.DataFrame([row]).to_csv(tmp_path / "blobs_real.csv", index=False)
-    pd.DataFrame([{"what": "<b>giant</b>", "seconds": 3.0}]).to_csv(tmp_path / "giants.csv", index=False)
+    pd.DataFrame([{"what": "<b>giant</b>", "seconds": 3.0}]).to_csv(tmp_path / "giants_tiles.csv", index=False)
     ran = pd.DataFrame([{"script": "blobs_real", "answer": "done", "why": "", "seconds": 12.0}])
     page.write(tmp_path, ran, quick=True)
     text = (tmp_path / "index.html").read_text()
