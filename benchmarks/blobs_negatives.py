@@ -24,7 +24,7 @@ from skimage import data
 
 from fiducial.augment import smooth_field
 from fiducial.blobs.detector import BlobDetector
-from fiducial.crowds import disks
+from fiducial.crowds import NOTHING
 from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import find
 
@@ -36,7 +36,6 @@ APART_PX, WINDOWS = 8.0, 2  # from a blob; of an image, at most
 NOISE = (0.01, 0.08)
 
 Gray = Float64[np.ndarray, "h w"]
-NOTHING = disks(np.zeros((0, 2)), np.zeros(0))
 
 
 def draw_constant(_: np.random.Generator) -> Gray:

@@ -51,6 +51,9 @@ def disks(yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, " n"]) -> 
     return Crowd(yx, (radius**2 / 4)[:, None, None] * np.eye(2))
 
 
+NOTHING = disks(np.zeros((0, 2)), np.zeros(0))  # the crowd of an image without blobs
+
+
 def crowd_of_labels(labels: Integer[np.ndarray, "h w"], smallest_px: int = 4) -> Crowd:
     """Measure the regions of a label image (background is 0 or less), without those under `smallest_px` pixels.
 

@@ -16,9 +16,9 @@ from blobs_data import split
 from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN
-from fiducial.blobs.samples import NOTHING, background
+from fiducial.blobs.samples import background
 from fiducial.coords import nearest_cell
-from fiducial.crowds import draw_crowd
+from fiducial.crowds import NOTHING, draw_crowd
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
@@ -28,6 +28,11 @@ DRAWN, EMPTY = 16, 8  # images drawn of crowds, and of nothing
 BACKGROUNDS = 24  # windows without blobs
 
 
+def in_bytes(image: np.ndarray) -> np.ndarray:
+    """Spread the tones of a drawn image over 8 bits."""
+    return np.clip((image - image.min()) / max(float(np.ptp(image)), 1e-6) * 255, 0, 255).astype(np.uint8)
+
+
 def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
     """Draw crowds of many sizes, every other one dark on bright."""
     crowds = []
@@ -35,7 +40,7 @@ def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
         rng = np.random.default_rng([11, i])
         radius = float(np.exp(rng.uniform(np.log(2.5), np.log(20))))
         image, crowd = draw_crowd(rng, (320, 352), (radius / 1.3, radius * 1.3), (0.7, 1.3), float(rng.uniform(0.05, 0.5)))
-        bright = np.clip((image - image.min()) / np.ptp(image) * 255, 0, 255).astype(np.uint8)
+        bright = in_bytes(image)
         shown = crowd.only(nearest_cell(crowd.yx, image.shape, 1) >= 0)
         crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, shown))
     return crowds
@@ -48,7 +53,7 @@ def without_blobs(images: list[CrowdImage]) -> list[CrowdImage]:
     chosen = found[:: max(1, len(found) // BACKGROUNDS)]
     for i in range(EMPTY):
         drawn, _ = draw_crowd(np.random.default_rng([13, i]), (320, 352), (4.0, 8.0), (1.0, 1.0), 0.0)
-        chosen.append(np.clip((drawn - drawn.min()) / max(float(np.ptp(drawn)), 1e-6) * 255, 0, 255).astype(np.uint8))
+        chosen.append(in_bytes(drawn))
     return [CrowdImage(f"empty_{i}", pixels, NOTHING) for i, pixels in enumerate(chosen)]
 
 

@@ -14,12 +14,11 @@ from fiducial.blobs import samples
 from fiducial.blobs.loss import CONTRAST, contrast_loss, neighbors
 from fiducial.blobs.network import CADSN, Config
 from fiducial.coords import apply_transform, shift, similarity
-from fiducial.crowds import Crowd, Style, disks, render_crowd, scatter
+from fiducial.crowds import NOTHING, Crowd, Style, disks, render_crowd, scatter
 from fiducial.datasets import CrowdImage
 
 TINY = Config(dim=16, heads=2, fine_dim=8)
 ROUND = Style("disk", over=True, contrast=(0.8, 0.8), softness=0.15, texture=0.0, ragged=0.0, stretch=0.0)
-NOTHING = disks(np.zeros((0, 2)), np.zeros(0))
 DRAWN_ONLY = samples.Pool((), ())
 
 

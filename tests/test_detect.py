@@ -335,3 +335,15 @@ def test_overlays_of_color_are_in_color(tmp_path: Path, rng: np.random.Generator
     CliRunner().invoke(app, ["detect", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--min-probability", "1"])
     shown = np.asarray(PillowImage.open(tmp_path / "out" / "a" / "overlay.png")).astype(int)
     assert (shown[..., 0] - shown[..., 2]).max() > 60
+
+
+def test_progress_never_steps_back_at_several_scales() -> None:
+    y, x = np.mgrid[:200, :230]
+    image = np.full((200, 230), 30.0)
+    for cy, cx in np.random.default_rng(4).uniform(5, 195, (90, 2)):
+        image += 150 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 5)
+    told: list[float] = []
+    fiducial.detect(image.clip(0, 255).astype(np.uint8), device="cpu", progress=lambda d, t: told.append(d / t))
+    assert len(told) == 4  # one was added
+    assert told == sorted(told)
+    assert told[-1] == 1

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hostile
+import hostile_parts
+import hostile_tiffs
 import numpy as np
 import pandas as pd
 import pytest
-from hostile import Entry
+from hostile_parts import Entry
 
 import fiducial
 from fiducial.images import open_image
@@ -126,14 +128,16 @@ def test_infinite_pixels_are_none_as_nan_is(of_the_scene: dict[str, np.ndarray])
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_files_that_change_between_opening_and_reading_are_refused(tmp_path: Path, name: str) -> None:
-    whole = {"a.png": hostile.PHOTO, "a.jpg": hostile.NOISE, "a.tif": hostile.tiff(hostile.picture())}[name]
+    whole = {"a.png": hostile.PHOTO, "a.jpg": hostile.NOISE, "a.tif": hostile_tiffs.tiff(hostile_parts.picture())}[name]
     path = tmp_path / name
     path.write_bytes(whole)
     cut, other, gone = (open_image(path) for _ in range(3))
     path.write_bytes(whole[:3000])
     with pytest.raises(InputError, match="damaged"):
         cut.read()
-    path.write_bytes(hostile.tiff(hostile.picture("uint16")) if name == "a.tif" else hostile.png(np.zeros((5, 4), np.uint8)))
+    path.write_bytes(
+        hostile_tiffs.tiff(hostile_parts.picture("uint16")) if name == "a.tif" else hostile.png(np.zeros((5, 4), np.uint8))
+    )
     with pytest.raises(InputError, match="damaged"):
         other.read()
     path.unlink()
@@ -143,7 +147,7 @@ def test_files_that_change_between_opening_and_reading_are_refused(tmp_path: Pat
 
 def test_folders_that_may_not_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    path = hostile.stored(hostile.PHOTO)(tmp_path / "in")
+    path = hostile_parts.stored(hostile.PHOTO)(tmp_path / "in")
     (tmp_path / "in").chmod(0)
     mine = os.geteuid()
     try:
@@ -246,7 +250,7 @@ PICKED = ("empty file", "pipe", "TIFF without strips", "PNG cut at 3072 bytes",
 def test_each_verb_says_one_line_on_the_command_line(tmp_path: Path, runner: Runner, name: str) -> None:
     (entry,) = (entry for entry in hostile.ENTRIES if entry.name == name)
     (tmp_path / "bad").mkdir()
-    bad, good = str(entry.make(tmp_path / "bad")), str(hostile.stored(hostile.png(GOOD), "good.png")(tmp_path))
+    bad, good = str(entry.make(tmp_path / "bad")), str(hostile_parts.stored(hostile.png(GOOD), "good.png")(tmp_path))
     out = ["-o", str(tmp_path / "out")]
     for words in (
         ["inspect", bad, "-t", good, *out],
@@ -265,14 +269,14 @@ def test_each_verb_says_one_line_on_the_command_line(tmp_path: Path, runner: Run
 @pytest.mark.parametrize("verb", ["detect", "inspect", "locate", "register"])
 def test_bad_files_among_good_ones_are_rows_with_their_reason(tmp_path: Path, runner: Runner, verb: str) -> None:
     folder = tmp_path / "in"
-    hostile.stored(hostile.png(VIEW if verb == "locate" else GOOD), "good.png")(folder)
-    hostile.stored(b"", "empty.png")(folder)
-    hostile.stored(b"", os.fsdecode(b"\xff.png"))(folder)
-    hostile.stored(hostile.raw_tiff(hostile.page(offsets=(9, -400)), hostile.PLAIN), "torn.tif")(folder)
+    hostile_parts.stored(hostile.png(VIEW if verb == "locate" else GOOD), "good.png")(folder)
+    hostile_parts.stored(b"", "empty.png")(folder)
+    hostile_parts.stored(b"", os.fsdecode(b"\xff.png"))(folder)
+    hostile_parts.stored(hostile_tiffs.raw_tiff(hostile_tiffs.page(offsets=(9, -400)), hostile_tiffs.PLAIN), "torn.tif")(folder)
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "pipe.png")
     hostile.loop(folder)
-    partner, out = str(hostile.stored(hostile.png(GOOD), "partner.png")(tmp_path)), ["-o", str(tmp_path / "out")]
+    partner, out = str(hostile_parts.stored(hostile.png(GOOD), "partner.png")(tmp_path)), ["-o", str(tmp_path / "out")]
     words = {
         "detect": ["detect", str(folder), *out],
         "inspect": ["inspect", "--samples", str(folder), "-t", partner, *out],
@@ -290,7 +294,7 @@ def test_bad_files_among_good_ones_are_rows_with_their_reason(tmp_path: Path, ru
 
 
 def test_the_module_itself_says_one_line(tmp_path: Path) -> None:
-    path = hostile.stored(hostile.PHOTO[:3000])(tmp_path)
+    path = hostile_parts.stored(hostile.PHOTO[:3000])(tmp_path)
     words = [sys.executable, "-m", "fiducial.cli", "detect", str(path), "-o", str(tmp_path / "out")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert one_line(done.returncode, done.stderr)
@@ -299,7 +303,7 @@ def test_the_module_itself_says_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", [e for e in hostile.REFUSED if e not in hostile.CUT], ids=str)
 def test_reading_stays_within_the_budget(tmp_path: Path, runner: Runner, entry: Entry) -> None:
     path = str(entry.make(tmp_path))
-    _, _, base = runner({"read": str(hostile.stored(b"", "empty.png")(tmp_path / "base")), "max_bytes": 0})
+    _, _, base = runner({"read": str(hostile_parts.stored(b"", "empty.png")(tmp_path / "base")), "max_bytes": 0})
     status, _, peak = runner({"read": path, "max_bytes": entry.max_bytes})
     assert status == 0
     assert peak - base < entry.max_bytes + 2**25

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "fiducial"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fiducial"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = ("blobs", "defects", "landmarks", "places")
 BESIDE = {"landmarks": {"views"}}  # rooms of a family beside the four files that each has
@@ -59,6 +60,14 @@ def test_imports_run_downward_only(path: Path) -> None:
     own = room(path)
     for other in imported_rooms(path) - {own}:
         assert level(other) < level(own) or (own, other) in EXCEPTIONS, f"{own} must not import {other}"
+
+
+def test_files_beside_the_package_stay_within_the_limit_too() -> None:
+    beside = [
+        path for room in ("benchmarks", "docs", "examples", "fuzz", "recipes", "tests") for path in (ROOT / room).glob("*.py")
+    ]
+    assert len(beside) > 50
+    assert [path.name for path in beside if len(path.read_text().splitlines()) > 450] == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

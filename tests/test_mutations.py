@@ -8,7 +8,9 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from hostile_parts import SMOOTH, photo, picture, smooth
 from hostile_tables import FOUND, KINDS, good, good_weights, load_weights
+from hostile_tiffs import GEOTIFF, LOSSLESS, PLANAR, tiff
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,19 +19,17 @@ from fiducial.records import InputError
 
 BUDGET = 2**22
 IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example writes its file anew
-MAGIC = st.sampled_from(
-    [b"", hostile.PHOTO[:8], hostile.PHOTO[:40], hostile.SMOOTH[:20], *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")]
-)
+MAGIC = st.sampled_from([b"", hostile.PHOTO[:8], hostile.PHOTO[:40], SMOOTH[:20], *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")])
 SEEDS = {
     "PNG": hostile.PHOTO,
-    "PNG of 16 bits": hostile.png(hostile.picture("uint16", top=4096)),
-    "PNG with a palette": hostile.photo(hostile.PALETTE),
-    "JPEG": hostile.SMOOTH,
-    "TIFF": hostile.tiff(hostile.picture("int16"), rowsperstrip=9),
-    "TIFF in tiles": hostile.GEOTIFF,
-    "TIFF in JPEG": hostile.tiff(hostile.smooth(), compression="jpeg", photometric="rgb"),
-    "OME-TIFF": hostile.tiff(hostile.PLANAR, ome=True, metadata={"axes": "CYX"}, photometric="minisblack", compression="lzw"),
-    "BigTIFF": hostile.tiff(hostile.picture("float32"), bigtiff=True, byteorder=">", compression="zstd", predictor=3),
+    "PNG of 16 bits": hostile.png(picture("uint16", top=4096)),
+    "PNG with a palette": photo(hostile.PALETTE),
+    "JPEG": SMOOTH,
+    "TIFF": tiff(picture("int16"), rowsperstrip=9),
+    "TIFF in tiles": GEOTIFF,
+    "TIFF in JPEG": tiff(smooth(), compression="jpeg", photometric="rgb"),
+    "OME-TIFF": tiff(PLANAR, ome=True, metadata={"axes": "CYX"}, photometric="minisblack", compression="lzw"),
+    "BigTIFF": tiff(picture("float32"), bigtiff=True, byteorder=">", compression="zstd", predictor=3),
 }
 
 
@@ -68,7 +68,7 @@ def test_any_pixels_in_any_layout_come_back_by_any_window(tmp_path: Path, data: 
     planar = channels > 1 and data.draw(st.booleans())
     how = {
         "photometric": "rgb" if channels in (3, 4) else "minisblack",
-        "compression": data.draw(st.sampled_from(hostile.LOSSLESS)),
+        "compression": data.draw(st.sampled_from(LOSSLESS)),
         "byteorder": data.draw(st.sampled_from("<>")),
         "bigtiff": data.draw(st.booleans()),
         **data.draw(st.sampled_from([{}, {"tile": (16, 32)}, {"rowsperstrip": 7}])),
@@ -78,7 +78,7 @@ def test_any_pixels_in_any_layout_come_back_by_any_window(tmp_path: Path, data: 
     if how["compression"] in ("lzw", "zlib", "zstd"):
         how["predictor"] = data.draw(st.sampled_from([1, 3 if dtype.startswith("f") else 2]))
     stored = np.moveaxis(pixels, -1, 0) if planar else pixels if channels > 1 else pixels[..., 0]
-    (tmp_path / "a.tif").write_bytes(hostile.tiff(stored, metadata=None, **how))
+    (tmp_path / "a.tif").write_bytes(tiff(stored, metadata=None, **how))
     image = open_image(tmp_path / "a.tif")
     expected = pixels if channels > 1 else pixels[..., 0]
     assert (image.size, image.channels, image.dtype) == ((h, w), channels, np.dtype(dtype))

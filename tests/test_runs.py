@@ -251,14 +251,6 @@ def test_an_input_that_does_not_fit_into_memory_is_told_and_the_run_goes_on(fold
         carried_out(counted_run(folder / "alone", files[1:2]), ask)
 
 
-def test_folders_have_names_of_their_own_whatever_the_files_are_called() -> None:
-    names = ["a.png", "sub/a.png", "A.tif", "run.json.png", "Summary.csv.tif", "...png", "x.y.png", "b\udcff.png", "c\nd.png"]
-    jobs = inputs.name_inputs([{"image": Path(name)} for name in names])
-    assert [job.name for job in jobs] == [
-        "a", "a_2", "A_3", "run.json_2", "Summary.csv_2", "image", "x.y", "b\ufffd", "c\ufffdd",
-    ]  # fmt: skip
-
-
 def test_images_that_inputs_share_are_decoded_once_and_others_as_often_as_they_are_opened(folder: Path) -> None:
     paths = [folder / "in" / f"{n}.tif" for n in range(3)]
     for n, path in enumerate(paths):
@@ -273,35 +265,7 @@ def test_images_that_inputs_share_are_decoded_once_and_others_as_often_as_they_a
     assert not np.array_equal(runs.sharing(run, 72 * 59)(paths[0]), crowd(0))
 
 
-# --- patterns, folders
-
-
-def test_links_that_lead_back_do_not_prolong_a_pattern(folder: Path) -> None:
-    for name in ("in/one.png", "in/deep/two.png", "in/deep/deeper/three.png", "in/.hidden/no.png", "in/deep/no.txt"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
-    for at in ("in/back", "in/deep/back", "in/deep/deeper/back"):
-        (folder / at).symlink_to(folder / "in")
-    (folder / "in" / "itself.png").symlink_to(folder / "in" / "itself.png")
-    expected = {"one.png", "two.png", "three.png"}
-    for pattern in ("in/**/*.png", str(folder / "in/**/*.png"), "i*/**/*.png"):
-        assert sorted(path.name for path in inputs.choose_images([Path(pattern)])) == sorted(expected)
-    assert {path.name for path in inputs.choose_images([Path("**/deep/**/*.png")])} == expected - {"one.png"}
-    assert {path.name for path in inputs.choose_images([Path("in/deep/**")])} == expected - {"one.png"} | {"no.txt"}
-
-
-def test_a_folder_that_may_not_be_read_is_named() -> None:
-    me = os.geteuid()
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        (Path(name) / "closed").mkdir(mode=0)
-        if me == 0:
-            os.seteuid(65534)  # root may read every folder, nobody may not
-        try:
-            with pytest.raises(InputError, match=r"cannot read .*closed: Permission denied"):
-                inputs.choose_images([Path(name) / "closed"])
-        finally:
-            os.seteuid(me)
+# --- folders to write to
 
 
 def make_out(kind: str, out: Path) -> None:
@@ -395,18 +359,6 @@ def test_the_table_of_all_blobs_is_that_of_the_images_and_goes_with_its_run(fold
     with limited_files(3000):
         assert fiducial_says(*DETECT, "--again")[0] in (1, 2)
     assert not (folder / "out" / "blobs.csv").exists()
-
-
-def test_progress_never_steps_back_at_several_scales() -> None:
-    y, x = np.mgrid[:200, :230]
-    image = np.full((200, 230), 30.0)
-    for cy, cx in np.random.default_rng(4).uniform(5, 195, (90, 2)):
-        image += 150 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 5)
-    told: list[float] = []
-    fiducial.detect(image.clip(0, 255).astype(np.uint8), device="cpu", progress=lambda d, t: told.append(d / t))
-    assert len(told) == 4  # one was added
-    assert told == sorted(told)
-    assert told[-1] == 1
 
 
 # --- full disks and interrupts

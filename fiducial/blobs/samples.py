@@ -18,7 +18,7 @@ from fiducial import augment
 from fiducial.blobs.loss import CONTRAST, Truth, contrast_loss, loss, neighbors
 from fiducial.blobs.network import CADSN
 from fiducial.coords import Matrix, image_center_yx, resize_transform, shift, similarity
-from fiducial.crowds import Crowd, disks, draw_crowd, heat_map
+from fiducial.crowds import NOTHING, Crowd, draw_crowd, heat_map
 from fiducial.datasets import CrowdImage
 
 RADII_PX = (2.0, 36.0)  # of blobs that are to be found; smaller ones are not judged
@@ -28,7 +28,6 @@ WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and
 DRAWN, COLORED = 0.3, 0.4  # share of samples that are drawn, and of these in color
 EMPTY = 0.12  # share of samples that hold no blob
 APART_PX, BACKGROUND_PX, TRIES = 8.0, (64, 256), 40  # background: distance to any blob, side; windows that are tried
-NOTHING = disks(np.zeros((0, 2)), np.zeros(0))
 EACH_VIEW = 60  # blobs of a view that are contrasted
 
 Color = Float32[np.ndarray, "h w 3"]
