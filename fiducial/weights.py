@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "blobs": ("blobs_slim.safetensors", "9fb630488e52dc58fd141dd912f707f8e7997b45268661326efa2b453d9ce688"),
+    "blobs": ("blobs_slim.safetensors", "b3a326f4a07bbbe61ca5f78ecefa88923e1537787143672a823c29638310cee6"),
     "defects": ("defects_slim.safetensors", "13d0df76639e21c64b7dcec578b04d7ad031ff032364ba5a8c28763216e2ab5b"),
     "keypoints": ("keypoints_slim.safetensors", "6ec40738e14feea6318b7378543f1eaa9330af5c617a9c6a1baadcc6878a76d4"),
     "places": ("places_slim.safetensors", "0eb92a16b9fa38ad5a76831f302543477320bd658db5d8cc5d793ec12dce9d7f"),

@@ -20,6 +20,7 @@ from fiducial.blobs.network import (
     StreamFusion,
     local_contrast,
     paper,
+    side_by_side,
     slim,
 )
 from fiducial.crowds import Style, render_crowd, scatter
@@ -142,9 +143,18 @@ def test_each_stream_attends_to_the_other() -> None:
     attention, (ms, edges) = CrossStreamAttention(8, 2), 2 * torch.randn(2, 1, 8, 3, 5)
     q_ms, k_ms, v_ms = attention.of_ms(ms)[0].chunk(3)
     q_e, k_e, v_e = attention.of_edges(edges)[0].chunk(3)
-    to_ms, to_edges = attention(ms, edges)
+    to_ms, to_edges, _ = attention(ms, edges)
     torch.testing.assert_close(to_ms[0], ms[0] + attended(q_ms, k_e, v_e, 2))  # eq. 8
     torch.testing.assert_close(to_edges[0], edges[0] + attended(q_e, k_ms, v_ms, 2))
+
+
+def test_part_of_an_image_attends_to_the_whole() -> None:
+    attention, (ms, edges) = CrossStreamAttention(8, 2), 2 * torch.randn(2, 1, 8, 3, 5)
+    to_ms, to_edges, of_whole = attention(ms, edges)
+    part = (..., slice(1, 3), slice(0, 4))
+    seen_ms, seen_edges, tokens = attention(ms[part], edges[part], of_whole)
+    torch.testing.assert_close((seen_ms, seen_edges), (to_ms[part], to_edges[part]))
+    assert all(used is given for used, given in zip(tokens, of_whole, strict=True))
 
 
 def test_heads_divide_the_channels() -> None:
@@ -159,7 +169,7 @@ def test_the_gate_lies_between_the_streams_one_value_per_channel() -> None:
     beta = 1 / (1 + (-(means @ fusion.gate.weight.T + fusion.gate.bias)).exp())  # (2, 16)
     assert beta.std(dim=1).min() > 0.01
     expected = edges + beta[:, :, None, None] * (ms - edges)  # eq. 9
-    torch.testing.assert_close(fusion(ms, edges), expected)
+    torch.testing.assert_close(fusion(ms, edges)[0], expected)
 
 
 def test_attention_comes_before_the_gate() -> None:
@@ -169,18 +179,18 @@ def test_attention_comes_before_the_gate() -> None:
     assert fusion.gate is not None
     assert gate.gate is not None
     gate.gate.load_state_dict(fusion.gate.state_dict())
-    torch.testing.assert_close(fusion(ms, edges), gate(*fusion.attention(ms, edges)))
+    torch.testing.assert_close(fusion(ms, edges)[0], gate(*fusion.attention(ms, edges)[:2])[0])
 
 
 def test_the_plain_fusions_are_a_sum_and_a_learned_mix() -> None:
     ms, edges = torch.randn(2, 2, 16, 3, 5)
-    torch.testing.assert_close(StreamFusion(replace(TINY, fusion="addition"), attend=True)(ms, edges), ms + edges)
+    torch.testing.assert_close(StreamFusion(replace(TINY, fusion="addition"), attend=True)(ms, edges)[0], ms + edges)
     mix = StreamFusion(replace(TINY, fusion="concatenation"), attend=True)
     assert mix.join is not None
     w, b = mix.join.weight[:, :, 0, 0], mix.join.bias
     assert b is not None
     expected = torch.einsum("oi,bihw->bohw", w, torch.cat([ms, edges], dim=1)) + b[:, None, None]
-    torch.testing.assert_close(mix(ms, edges), expected)
+    torch.testing.assert_close(mix(ms, edges)[0], expected)
 
 
 # The whole
@@ -195,7 +205,7 @@ def forward_by_hand(network: CADSN, image: Tensor) -> Tensor:
         ms = ms + network.pooling(ms) if i == 3 and network.pooling is not None else ms
         e = network.edges[i](ms)
         if i > 0:
-            ms, e = network.fusion[i].attention(ms, e)
+            ms, e, _ = network.fusion[i].attention(ms, e)
         beta = network.fusion[i].gate(torch.cat([ms.mean((2, 3)), e.mean((2, 3))], dim=1)).sigmoid()[..., None, None]
         streams.append(beta * ms + (1 - beta) * e)
     x = streams[3]
@@ -224,6 +234,43 @@ def test_without_the_pyramid_blobs_come_from_stride_8_alone() -> None:
     torch.testing.assert_close(bare(image).fused, expected)
 
 
+def test_an_image_in_the_context_of_itself_gives_what_it_gives_alone(network: CADSN) -> None:
+    image = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(network(image, network.context(image, 1)).logits, network(image).logits)
+
+
+def test_a_part_far_from_its_borders_gives_what_the_whole_gives() -> None:
+    """Alone it does not: other means gate it, and it attends to less."""
+    torch.manual_seed(1)
+    shallow = CADSN(TINY).eval()
+    image = torch.cat([torch.rand(1, 3, 256, 384), 0.2 * torch.rand(1, 3, 256, 128)], dim=3)
+    whole = shallow(image).logits[..., 96:160, 96:160]
+    alone, within = (shallow(image[..., :256, :256], c).logits[..., 96:160, 96:160] for c in (None, shallow.context(image, 1)))
+    scale = whole.std()
+    assert (within - whole).std() < 0.1 * (alone - whole).std() + 1e-4 * scale
+
+
+def test_views_stand_for_an_image_as_one_row_by_row(network: CADSN) -> None:
+    """Of views that are all alike, any number in any grid says what one does."""
+    view = torch.rand(1, 3, 64, 64)
+    one, many = network.context(view, 1), network.context(view.expand(6, -1, -1, -1), 2)
+    assert one.alpha is not None
+    assert many.alpha is not None
+    torch.testing.assert_close(many.alpha[0, 0], one.alpha[0, 0], atol=0.02, rtol=0)
+    for few, more in zip(one.shared, many.shared, strict=True):
+        assert few.beta is not None
+        assert more.beta is not None
+        torch.testing.assert_close(more.beta, few.beta, atol=0.02, rtol=0)
+        assert few.tokens is None or [6 * t.shape[2] for t in few.tokens] == [t.shape[2] for t in more.tokens or ()]
+
+
+def test_views_keep_their_order() -> None:
+    """Four views, two by two, lie side by side as the quarters of an image."""
+    whole = torch.arange(24.0).reshape(1, 1, 4, 6)
+    quarters = torch.cat([whole[..., y : y + 2, x : x + 3] for y in (0, 2) for x in (0, 3)])
+    torch.testing.assert_close(side_by_side(quarters, 2), whole)
+
+
 def test_radii_are_read_at_the_centers_of_their_cells(network: CADSN) -> None:
     """A map that holds the column of each cell's center reads, between the outermost, as the column of each pixel."""
     columns = torch.arange(48) * 2 + 0.5
@@ -231,7 +278,7 @@ def test_radii_are_read_at_the_centers_of_their_cells(network: CADSN) -> None:
     def ramp(_: torch.nn.Module, __: tuple[Tensor], out: Tensor) -> Tensor:
         return columns.expand_as(out)
 
-    network.head.register_forward_hook(ramp)
+    network.head[1].register_forward_hook(ramp)
     radius = network(torch.rand(1, 3, 64, 96)).log_radius
     torch.testing.assert_close(radius[0, 0, 5, 1:-1], torch.arange(1.0, 95.0))
 

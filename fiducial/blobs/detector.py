@@ -5,6 +5,7 @@ Glossary
     candidate: a peak of P_blob at some scale; its center and radius are in pixels of the image unless stated otherwise.
     conflict: of two candidates that cannot both be blobs, as their centers are too near for their radii.
     evidence: what is known of a candidate that survives; the calibration makes its probability of it.
+    context: what the network's maps owe to the whole copy; all tiles share it, so that the answer does not depend on the tiles.
 """
 
 from dataclasses import dataclass
@@ -17,17 +18,19 @@ from scipy.spatial import cKDTree
 from scipy.special import logit
 from torch import Tensor
 
-from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, STRIDE, Output
+from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, STRIDE, Context, Output
 from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability
 from fiducial.coords import apply_transform
 from fiducial.images import sample_gray
 from fiducial.layers import fold_norms
-from fiducial.records import Blobs, Image, InputError, Progress, Provenance
+from fiducial.records import Blobs, Image, InputError, Progress, Provenance, Window
 from fiducial.scaled import Scaled
 from fiducial.tiles import Tile, tiles
 
 SMALLEST_PX = 4  # of an image's side
-TILE_PX, MARGIN_PX = 512, 64
+TILE_PX, MARGIN_PX = 1024, 96
+VIEWS, VIEW_PX = 4, 128  # rows and columns of views that stand for a copy with more pixels than they have, and their side
+LOOKS = 12  # rows and columns of views that these are chosen from
 SCALES = (1.0, 0.5, 0.25)
 ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at the others
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
@@ -159,17 +162,18 @@ class BlobDetector:
     def _at_scale(self, copy: Scaled, *, embeddings: bool, tile_px: int, progress: Progress | None) -> Candidates:
         """Return the candidates of one copy of the image, duplicates along seams included."""
         work = list(tiles(copy.size, tile_px, MARGIN_PX, shrink=True))
+        views = spread_views(copy.size)
+        context = None if len(work) == len(views) == 1 else self.context(copy, views)
         found = []
         for done, tile in enumerate(work):
-            found.append(self._in_tile(copy, tile, embeddings=embeddings))
+            found.append(self._in_tile(copy, tile, context, embeddings=embeddings))
             if progress is not None:
                 progress(done + 1, len(work))
         return join(found, EMBEDDING if embeddings else 0)
 
-    def _in_tile(self, copy: Scaled, tile: Tile, *, embeddings: bool) -> Candidates:
+    def _in_tile(self, copy: Scaled, tile: Tile, context: Context | None, *, embeddings: bool) -> Candidates:
         tile = tile.aligned(STRIDE)  # so that cells of the network's maps lie alike in all tiles
-        pixels = np.clip(copy.read(tile.window), -0.5, 2.0)
-        output = self.forward(pixels)
+        output = self.forward(_pixels(copy, tile.window), context)
         y, x, radius, p = peaks(output)
         top, left, bottom, right = tile.core
         inside = (
@@ -186,12 +190,23 @@ class BlobDetector:
         return Candidates(placed, radius / copy.scale, p, np.full(len(p), copy.scale), vectors)
 
     @torch.inference_mode()
-    def forward(self, pixels: Float32[np.ndarray, "h w 3"]) -> Output:
+    def forward(self, pixels: Float32[np.ndarray, "h w 3"], context: Context | None = None) -> Output:
         """Run the network on normalized pixels; the output is in float32."""
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.network(batch.contiguous(memory_format=torch.channels_last))
+            out = self.network(self._batch(pixels[None]), context)
         return Output(out.logits.float(), out.log_radius.float(), out.fused.float())
+
+    @torch.inference_mode()
+    def context(self, copy: Scaled, views: list[Window]) -> Context:
+        """Return what the maps of any part of a copy owe to the whole, which the views with most contrast stand for."""
+        pixels = np.stack([_pixels(copy, view) for view in views])
+        chosen = np.sort(np.argsort(-pixels.std(axis=(1, 2)).mean(axis=1), kind="stable")[: VIEWS**2])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.network.context(self._batch(pixels[chosen]), rows=VIEWS if len(chosen) == VIEWS**2 else 1)
+
+    def _batch(self, pixels: Float32[np.ndarray, "b h w 3"]) -> Float32[Tensor, "b 3 h w"]:
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
+        return batch.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def _embed(
@@ -200,6 +215,22 @@ class BlobDetector:
         places, reach = (torch.from_numpy(v.astype(np.float32)).to(self.device) for v in (yx, radius))
         index = torch.zeros(len(yx), dtype=torch.long, device=self.device)
         return np.asarray(self.network.embeddings(output.fused, places, reach, index).float().cpu().numpy())
+
+
+def _pixels(copy: Scaled, window: Window) -> Float32[np.ndarray, "h w 3"]:
+    return np.clip(copy.read(window), -0.5, 2.0)
+
+
+def spread_views(size: tuple[int, int]) -> list[Window]:
+    """Return windows spread over a copy, row by row: one that is all of it, if it is small."""
+    if size[0] * size[1] <= (VIEWS * VIEW_PX) ** 2:
+        return [(0, 0, *size)]
+    spans = [min(VIEW_PX, side) for side in size]
+    tops, lefts = (
+        np.linspace(0, side - span, min(LOOKS, -(-side // VIEW_PX))).round().astype(int).tolist()
+        for side, span in zip(size, spans, strict=True)
+    )
+    return [(y, x, y + spans[0], x + spans[1]) for y in tops for x in lefts]
 
 
 def scales_for(radius_px: float | None) -> tuple[float, ...]:
@@ -282,7 +313,22 @@ def _tops(p: Float32[np.ndarray, "h w"], radius: Float32[np.ndarray, "h w"]) -> 
 def _refine(
     p: Float32[Tensor, "h w"], log_radius: Float32[Tensor, "h w"], at: tuple[Tensor, Tensor], half: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the y and x of the vertex, and the mean radius (in parts of the nominal one), in windows of ± half px."""
+    """Return the y and x of the vertex, and the mean radius (in parts of the nominal one), in windows of ± half px.
+
+    The windows move to the vertex once: noise chooses the maximum of a wide top, but hardly the vertex near a vertex.
+    """
+    y, x, _ = _fit(p, log_radius, at, half)
+    return _fit(p, log_radius, (_pixel(y, p.shape[0]), _pixel(x, p.shape[1])), half)
+
+
+def _pixel(place: Tensor, count: int) -> Tensor:
+    return place.round().long().clamp(0, count - 1)
+
+
+def _fit(
+    p: Float32[Tensor, "h w"], log_radius: Float32[Tensor, "h w"], at: tuple[Tensor, Tensor], half: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_refine` does, of windows that stay where they are."""
     steps = torch.arange(-half, half + 1, device=p.device)
     y, x = at[0][:, None, None] + steps[:, None], at[1][:, None, None] + steps  # (N, K, 1), (N, 1, K)
     rows, columns = y.clamp(0, p.shape[0] - 1), x.clamp(0, p.shape[1] - 1)

@@ -12,7 +12,7 @@ numbers; docs/theory/blobs.md has its own, and lists the deviations.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,24 @@ class Output:
     fused: Float[Tensor, "b d i j"]
 
 
+Tokens = tuple[Tensor, Tensor, Tensor, Tensor]  # keys and values of MS, then of E, each (B, N, L, D/N)
+
+
+class Shared(NamedTuple):
+    """What the fusion at one depth owes to the whole image: what is attended to (eq. 7), and β (B, D, 1, 1)."""
+
+    tokens: Tokens | None
+    beta: Tensor | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that the maps of any part of an image owe to the whole of it: α (1, 4) of the pooling, and `shared` by depth."""
+
+    alpha: Tensor | None
+    shared: list[Shared]
+
+
 class ScaleAdaptivePooling(nn.Module):
     """Weigh copies of a map pooled by 1, 2, 4 and 8 by what their statistics say of the blobs' sizes (eq. 1-3)."""
 
@@ -91,11 +109,15 @@ class ScaleAdaptivePooling(nn.Module):
         statistics = [torch.cat([p.mean((2, 3)), (p.var((2, 3), correction=0) + 1e-6).sqrt()], dim=1) for p in pooled]
         return torch.cat([self.weigh(s) for s in statistics], dim=1).softmax(dim=1)  # (B, 4), eq. 2
 
-    def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-        size = x.shape[-2:]
-        pooled = [F.adaptive_avg_pool2d(x, (max(1, size[0] >> k), max(1, size[1] >> k))) for k in range(POOLS)]  # eq. 1
-        alpha = self.weights(pooled)  # (B, 4)
-        spread = [F.interpolate(p, size=size, mode="bilinear") for p in pooled]
+    def pooled(self, x: Float[Tensor, "b d h w"]) -> list[Tensor]:
+        """Return P_k."""
+        h, w = x.shape[-2:]
+        return [F.adaptive_avg_pool2d(x, (max(1, h >> k), max(1, w >> k))) for k in range(POOLS)]  # eq. 1
+
+    def forward(self, x: Float[Tensor, "b d h w"], alpha: Float[Tensor, "n k"] | None = None) -> Float[Tensor, "b d h w"]:
+        pooled = self.pooled(x)
+        alpha = self.weights(pooled) if alpha is None else alpha
+        spread = [F.interpolate(p, size=x.shape[-2:], mode="bilinear") for p in pooled]
         return torch.stack([a[:, None, None, None] * p for a, p in zip(alpha.unbind(1), spread, strict=True)]).sum(0)  # eq. 3
 
 
@@ -141,14 +163,18 @@ class CrossStreamAttention(nn.Module):
         self.heads = heads
         self.of_ms, self.of_edges = (nn.Conv2d(dim, 3 * dim, 1) for _ in range(2))  # queries, keys and values of each stream
 
-    def forward(self, ms: Float[Tensor, "b d h w"], edges: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor]:
-        (q_ms, k_ms, v_ms), (q_e, k_e, v_e) = (
+    def forward(
+        self, ms: Float[Tensor, "b d h w"], edges: Float[Tensor, "b d h w"], tokens: Tokens | None = None
+    ) -> tuple[Tensor, Tensor, Tokens]:
+        """Return both streams and what they attended to: `tokens`, or else their own."""
+        (q_ms, *own_ms), (q_e, *own_e) = (
             project(x).flatten(2).unflatten(1, (3 * self.heads, -1)).transpose(2, 3).contiguous().chunk(3, dim=1)
             for project, x in ((self.of_ms, ms), (self.of_edges, edges))
         )  # each (B, N, L, D/N)
+        k_ms, v_ms, k_e, v_e = tokens = tokens or (*own_ms, *own_e)
         to_ms = F.scaled_dot_product_attention(q_ms, k_e, v_e)  # A_(E→MS) · V_E
         to_edges = F.scaled_dot_product_attention(q_e, k_ms, v_ms)
-        return ms + _to_map(to_ms, ms), edges + _to_map(to_edges, edges)  # eq. 8
+        return ms + _to_map(to_ms, ms), edges + _to_map(to_edges, edges), tokens  # eq. 8
 
 
 def _to_map(tokens: Float[Tensor, "b n l e"], like: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
@@ -165,15 +191,20 @@ class StreamFusion(nn.Module):
         self.gate = nn.Linear(2 * config.dim, config.dim) if self.kind in ("attention", "gated") else None
         self.join = nn.Conv2d(2 * config.dim, config.dim, 1) if self.kind == "concatenation" else None
 
-    def forward(self, ms: Float[Tensor, "b d h w"], edges: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    def forward(
+        self, ms: Float[Tensor, "b d h w"], edges: Float[Tensor, "b d h w"], shared: Shared | None = None
+    ) -> tuple[Float[Tensor, "b d h w"], Shared]:
+        """Return the fused stream and what it owes to the whole image: `shared`, or else what the streams themselves give."""
+        tokens, beta = (None, None) if shared is None else shared
         if self.attention is not None:
-            ms, edges = self.attention(ms, edges)
+            ms, edges, tokens = self.attention(ms, edges, tokens)
         if self.join is not None:
-            return torch.as_tensor(self.join(torch.cat([ms, edges], dim=1)))
+            return torch.as_tensor(self.join(torch.cat([ms, edges], dim=1))), Shared(tokens, beta)
         if self.gate is None:
-            return ms + edges
-        beta = self.gate(torch.cat([ms.mean((2, 3)), edges.mean((2, 3))], dim=1)).sigmoid()[:, :, None, None]
-        return beta * ms + (1 - beta) * edges  # eq. 9
+            return ms + edges, Shared(tokens, beta)
+        if beta is None:
+            beta = self.gate(torch.cat([ms.mean((2, 3)), edges.mean((2, 3))], dim=1)).sigmoid()[:, :, None, None]
+        return beta * ms + (1 - beta) * edges, Shared(tokens, beta)  # eq. 9
 
 
 class CADSN(nn.Module):
@@ -198,22 +229,44 @@ class CADSN(nn.Module):
         assert last.bias is not None
         nn.init.constant_(last.bias[:4], -3.0)  # few pixels are centers
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
-        """Map RGB images with intensities near [0, 1]; a gray one holds its values three times."""
+    def forward(self, image: Float[Tensor, "b 3 h w"], context: Context | None = None) -> Output:
+        """Map RGB images with intensities near [0, 1]; a gray one holds its values three times.
+
+        Of a part of an image, `context` is that of the whole: then parts give what the whole would.
+        """
         h, w = image.shape[-2:]
-        padded = F.pad(image, (0, -w % STRIDE, 0, -h % STRIDE), mode="replicate")
-        fine, *maps = self.encoder(torch.cat([padded - 0.5, local_contrast(padded)], dim=1))  # F_0 .. F_4
-        ms = [lateral(f) for lateral, f in zip(self.lateral, maps, strict=True)]  # each (B, D, H/s, W/s), s = 4, 8, 16, 32
+        fine, maps = self._encode(image)
         if self.pooling is not None:
-            ms[-1] = ms[-1] + self.pooling(ms[-1])
+            maps[-1] = maps[-1] + self.pooling(maps[-1], None if context is None else context.alpha)
         if self.config.edges:
-            ms = [fuse(m, edge(m)) for fuse, edge, m in zip(self.fusion, self.edges, ms, strict=True)]
-        fused = self._pyramid(ms)  # (B, D, H/4, W/4)
+            shared = [None] * len(maps) if context is None else context.shared
+            levels = zip(self.fusion, self.edges, maps, shared, strict=True)
+            maps = [fuse(m, edge(m), of_whole)[0] for fuse, edge, m, of_whole in levels]
+        fused = self._pyramid(maps)  # (B, D, H/4, W/4)
         top = F.interpolate(self.fine_top(fused), size=fine.shape[-2:], mode="bilinear")
-        out = self.head(self.fine_lateral(fine) + top)  # (B, 5, H/2, W/2), eq. 10
+        hidden = self.head[0](self.fine_lateral(fine) + top)
+        with torch.autocast(image.device.type, enabled=False):  # bf16 would round the tops of wide peaks
+            out = self.head[1](hidden.float())  # (B, 5, H/2, W/2), eq. 10
         logits = F.pixel_shuffle(out[:, :4], 2)[..., :h, :w]
         log_radius = F.interpolate(out[:, 4:], scale_factor=2.0, mode="bilinear")[..., :h, :w]
         return Output(logits, log_radius, fused)
+
+    def context(self, views: Float[Tensor, "b 3 h w"], rows: int) -> Context:
+        """Return what the maps of an image owe to the whole of it, given that, or views spread over it in a grid of `rows`."""
+        _, maps = self._encode(views)
+        alpha = None
+        if self.pooling is not None:
+            alpha = self.pooling.weights(self.pooling.pooled(side_by_side(maps[-1], rows)))
+            maps[-1] = maps[-1] + self.pooling(maps[-1], alpha)
+        levels = zip(self.fusion, self.edges, maps, strict=True) if self.config.edges else ()
+        return Context(alpha, [fuse(*(side_by_side(x, rows) for x in (m, edge(m))))[1] for fuse, edge, m in levels])
+
+    def _encode(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, list[Tensor]]:
+        """Return F_0 and MS at strides 4 to 32, before pooling."""
+        h, w = image.shape[-2:]
+        padded = F.pad(image, (0, -w % STRIDE, 0, -h % STRIDE), mode="replicate")
+        fine, *maps = self.encoder(torch.cat([padded - 0.5, local_contrast(padded)], dim=1))  # F_0 .. F_4
+        return fine, [lateral(f) for lateral, f in zip(self.lateral, maps, strict=True)]  # each (B, D, H/s, W/s)
 
     def _pyramid(self, maps: list[Tensor]) -> Float[Tensor, "b d i j"]:
         """Add coarser maps to finer ones, down to stride 4 (eq. 4)."""
@@ -232,6 +285,12 @@ class CADSN(nn.Module):
         boxes = torch.cat([yx - reach, yx + reach], dim=1)  # of pixels; the cells of F_fused are centered on their blocks
         seen = roi_align(fused.float(), to_cells(boxes, _FUSED_STRIDE), index, ROI_CELLS)
         return F.normalize(self.embed(seen.flatten(1)), dim=1)
+
+
+def side_by_side(x: Float[Tensor, "b d h w"], rows: int) -> Float[Tensor, "1 d i j"]:
+    """Lay maps of views side by side as a map of one image, row by row."""
+    b, d, h, w = x.shape
+    return x.reshape(rows, b // rows, d, h, w).permute(2, 0, 3, 1, 4).reshape(1, d, rows * h, b // rows * w)
 
 
 def local_contrast(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
