@@ -19,6 +19,7 @@ from fiducial.records import Image
 
 CONTRAST_PX = 10.0  # range over which contrast is normalized
 SAME_IOU = 0.3  # places that overlap more are one
+ALIKE_IOU = 0.6  # and guesses at places: of two that overlap less, either may come to the true one
 WORK_PX, FINE_PX = 40, 112  # side of an image while places are compared, and largest while one is refined
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -111,13 +112,13 @@ def outline(match: Match, size: tuple[int, int]) -> Float64[np.ndarray, "4 2"]:
     return apply_transform(match.matrix, corners_yx(size))
 
 
-def apart(matches: list[Match], size: tuple[int, int], keep: int) -> list[Match]:
-    """Keep the first `keep` matches that lie apart from those before them."""
+def apart(matches: list[Match], size: tuple[int, int], keep: int, iou: float = SAME_IOU) -> list[Match]:
+    """Keep the first `keep` matches that overlap none before them by as much as `iou`."""
     kept: list[Match] = []
     outlines = np.zeros((0, 4, 2))
     for match in matches:
         own = outline(match, size)
-        if len(kept) < keep and (quad_ious(own, outlines) < SAME_IOU).all():
+        if len(kept) < keep and (quad_ious(own, outlines) < iou).all():
             kept.append(match)
             outlines = np.concatenate([outlines, own[None]])
     return kept

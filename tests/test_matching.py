@@ -6,7 +6,7 @@ import pytest
 
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
-from fiducial.matching import Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
+from fiducial.matching import ALIKE_IOU, Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
 from fiducial.places.locator import Proposals, Verifier
 
 SIZE = (83, 101)
@@ -96,6 +96,15 @@ def test_places_that_overlap_are_one() -> None:
     places = [Match(shift(0, dx), 0.9 - dx / 1000, 0.5) for dx in (0.0, 5.0, 300.0, 305.0)]
     assert [match.matrix[0, 2] for match in apart(places, SIZE, 9)] == [0, 300]
     assert len(apart(places, SIZE, 1)) == 1
+
+
+def test_guesses_are_one_only_if_nearly_all_of_them_overlaps() -> None:
+    tall, wide = SIZE
+    shifts = [0.0, 0.3 * SIZE[1], 0.5 * SIZE[1]]  # IoU with the first: 0.54 and 0.33, between the others 0.67
+    guesses = [Match(shift(0, dx), 0.9, 0.5) for dx in shifts]
+    assert [m.matrix[0, 2] for m in apart(guesses, SIZE, 9)] == [0.0]
+    assert [m.matrix[0, 2] for m in apart(guesses, SIZE, 9, ALIKE_IOU)] == shifts[:2]
+    assert [m.matrix[0, 2] for m in apart(guesses, SIZE, 9, 0.9)] == shifts
 
 
 def test_a_side_is_brought_to_size_and_intensities_to_one_range_whatever_their_unit() -> None:

@@ -22,6 +22,7 @@ from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize
 from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.layers import fold_norms
 from fiducial.matching import (
+    ALIKE_IOU,
     CONTRAST_PX,
     SAME_IOU,
     WORK_PX,
@@ -54,7 +55,8 @@ VIEW_PX = 224  # largest shorter side at which a query is looked at
 _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
-PROPOSALS, REFINED = 64, 10  # how many are verified, and how many of these refined
+PROPOSALS, REFINED = 64, 12  # how many are verified, and how many of these refined
+CLOSER = 3  # times as many are looked at closer before
 GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
@@ -337,9 +339,9 @@ class Verifier:
         with ThreadPoolExecutor(2) as pool:
             coarse = list(pool.map(self.coarse, _starts(size, proposals)))
             order = np.argsort([-match.correlation for match in coarse], kind="stable")
-            closer = list(pool.map(self.closer, apart([coarse[i] for i in order], size, 2 * most)))
+            closer = list(pool.map(self.closer, apart([coarse[i] for i in order], size, CLOSER * most, ALIKE_IOU)))
             closer.sort(key=lambda match: -match.correlation)
-            refined = sorted(pool.map(self.finest, apart(closer, size, most)), key=lambda match: -match.correlation)
+            refined = sorted(pool.map(self.finest, apart(closer, size, most, ALIKE_IOU)), key=lambda match: -match.correlation)
         refined = [
             match for match in apart(refined, size, most) if sides[0] / _SLACK <= match.scale * side <= sides[1] * _SLACK
         ]
