@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from result_files import FOLDER, MADE
 
@@ -196,8 +197,16 @@ def giants(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed(table: pd.DataFrame) -> pd.DataFrame:
-    """Render seconds by stage, before and now."""
-    return chosen(table, {"before": "before", "now": "now", "ratio": "now / before"}, ("what", "stage"))
+    """Render the whole of each verb and its overhead, and the clock of each fresh process, before and now."""
+    rows = []
+    for what, own in table.groupby("what", sort=False):
+        stages = own.set_index("stage")
+        whole = stages.loc["whole" if "whole" in stages.index else "clock"]
+        row = {"what": what, "before / s": whole["before"], "now / s": whole["now"], "now / before": whole["ratio"]}
+        for name in ("overhead", "overhead of the answer"):
+            row |= {f"{name}, {when}": stages[when].get(name, np.nan) for when in ("before", "now")}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 RENDER: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
