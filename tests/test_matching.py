@@ -99,7 +99,6 @@ def test_places_that_overlap_are_one() -> None:
 
 
 def test_guesses_are_one_only_if_nearly_all_of_them_overlaps() -> None:
-    tall, wide = SIZE
     shifts = [0.0, 0.3 * SIZE[1], 0.5 * SIZE[1]]  # IoU with the first: 0.54 and 0.33, between the others 0.67
     guesses = [Match(shift(0, dx), 0.9, 0.5) for dx in shifts]
     assert [m.matrix[0, 2] for m in apart(guesses, SIZE, 9)] == [0.0]
