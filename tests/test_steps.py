@@ -32,7 +32,7 @@ def register(progress: Progress) -> None:
 
 
 def detect(progress: Progress) -> None:
-    fiducial.detect(texture((600, 700)), progress=progress)
+    fiducial.detect(texture((1100, 700)), progress=progress)
 
 
 def inspect(progress: Progress) -> None:
