@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=7.5e-4, help="peak learning rate")
     parser.add_argument("--every", type=int, default=2, help="measure on every N-th crop")
     parser.add_argument("--runs", type=Path, default=Path("runs/keypoints_ablation"))
-    args = read_options(parser, {"steps": 1, "every": 48, "parts": "loss"}, ("volkov", "sem", "emps"))
+    args = read_options(parser, {"steps": 1, "every": 20, "parts": "loss"}, ("volkov", "sem", "emps"))
     if args.start is not None and not args.start.is_file():
         print(f"needs {args.start}, the descriptors of recipes/keypoints_slim.py: run that first", file=sys.stderr)
         raise SystemExit(MISSING)
