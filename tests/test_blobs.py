@@ -234,8 +234,11 @@ def test_without_the_pyramid_blobs_come_from_stride_8_alone() -> None:
     torch.testing.assert_close(bare(image).fused, expected)
 
 
-def test_an_image_in_the_context_of_itself_gives_what_it_gives_alone(network: CADSN) -> None:
-    image = torch.rand(1, 3, 64, 96)
+@pytest.mark.parametrize(
+    "config", [TINY, BARE, *(replace(TINY, fusion=fusion) for fusion in ("gated", "addition", "concatenation"))], ids=str
+)
+def test_an_image_in_the_context_of_itself_gives_what_it_gives_alone(config: Config) -> None:
+    network, image = CADSN(config).eval(), torch.rand(1, 3, 64, 96)
     torch.testing.assert_close(network(image, network.context(image, 1)).logits, network(image).logits)
 
 

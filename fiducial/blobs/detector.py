@@ -5,7 +5,7 @@ Glossary
     candidate: a peak of P_blob at some scale; its center and radius are in pixels of the image unless stated otherwise.
     conflict: of two candidates that cannot both be blobs, as their centers are too near for their radii.
     evidence: what is known of a candidate that survives; the calibration makes its probability of it.
-    context: what the network's maps owe to the whole copy; all tiles share it, so that the answer does not depend on the tiles.
+    context: what the network's maps owe to the whole copy; all tiles share it, so that the answer hardly depends on them.
 """
 
 from dataclasses import dataclass
