@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
-from fiducial.estimation import Model, fit
+from fiducial.estimation import Model, common_grid, fit, transform_distance
 from fiducial.records import Image, InputError
 
+EXPRESSIBLE_PX = 5.0  # mean distance from where the files put a moving image that a model may leave: that of an accepted answer
 _SAMPLES = 12  # points a side through which the map's projection is seen
 
 
@@ -44,6 +45,19 @@ def stated_transform(moving: Image, fixed: Image) -> Matrix | None:
             f"{moving.name} and {fixed.name} do not overlap by their georeference: choose others, or search without (--no-map)"
         )
     return matrix
+
+
+def check_expressible(stated: Matrix, model: Model, moving: Image, fixed: Image, instead: str) -> None:
+    """Refuse a model that cannot lay one image on the other as their files state, however it is chosen; raises InputError."""
+    points = common_grid(stated, moving.size, fixed.size, _SAMPLES)
+    if not len(points):
+        return
+    apart = transform_distance(stated, fit(model, points, apply_transform(stated, points)), moving.size, fixed.size)
+    if apart > EXPRESSIBLE_PX:
+        raise InputError(
+            f"a {model} cannot lay {moving.name} on {fixed.name} as the files state, it misses by {apart:.0f} px on average: "
+            f"choose another --model, or {instead}"
+        )
 
 
 def correction(matrix: Matrix, stated: Matrix, fixed: Image) -> tuple[float, float]:

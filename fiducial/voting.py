@@ -91,15 +91,13 @@ def match_near(
     own: Float[Tensor, "d h w"],
     other: Float[Tensor, "d i j"],
     own_yx: Float[Tensor, "n 2"],
-    shift_yx: tuple[float, float],
     radius: int,
 ) -> Pairs:
-    """Find each point of one map in another within `radius` cells of where a shift puts it, to a fraction of a cell."""
-    moved = torch.tensor(shift_yx, dtype=torch.float32)
+    """Find each point of one map in another, within `radius` cells of its own place, to a fraction of a cell."""
     described = F.normalize(sample_bilinear(own[None], own_yx[None, :, None], "border")[0, :, :, 0].T, dim=1)  # (N, D)
-    found, similarity = _search(other, described, own_yx + moved, radius)
+    found, similarity = _search(other, described, own_yx, radius)
     there = F.normalize(sample_bilinear(other[None], found[None, :, None], "border")[0, :, :, 0].T, dim=1)
-    back, _ = _search(own, there, found - moved, radius)
+    back, _ = _search(own, there, found, radius)
     mutual = ((back - own_yx).norm(dim=1) < 1.5) & (similarity > 0)
     return Pairs(own_yx.double().numpy(), found.double().numpy(), similarity.double().numpy(), mutual.numpy())
 

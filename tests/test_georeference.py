@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fiducial.coords import Matrix, apply_transform, shift, similarity
-from fiducial.georeference import stated_transform
+from fiducial.georeference import check_expressible, stated_transform
 from fiducial.images import from_array
 from fiducial.records import Image, InputError
 
@@ -67,6 +67,19 @@ def test_images_that_touch_are_taken() -> None:
     fixed = image((240, 300), grid_at(*NORTH, 10.0))
     moving = image((200, 310), grid_at(NORTH[0] + 2900, NORTH[1], 10.0))
     np.testing.assert_allclose(stated_transform(moving, fixed), shift(0, 290), atol=1e-6)
+
+
+def test_a_model_that_cannot_say_what_the_maps_state_is_refused_with_the_way_out() -> None:
+    fixed, size = image((240, 300), grid_at(*NORTH, 10.0)), (200, 310)
+    placed = {"shift": shift(3, 9), "similarity": similarity(1.3, 20.0), "affine": np.diag([1.4, 0.9, 1.0])}
+    for needed, (name, stated) in enumerate(placed.items()):
+        for simpler in list(placed)[:needed]:
+            with pytest.raises(InputError, match=rf"a {simpler} cannot lay .* px on average: .*--model, or turn it") as caught:
+                check_expressible(stated, simpler, image(size, None), fixed, "turn it")
+            assert "\n" not in str(caught.value)
+        for rich in (name, "affine", "homography"):
+            check_expressible(stated, rich, image(size, None), fixed, "turn it")
+    check_expressible(similarity(1.01, 0.2), "shift", image(size, None), fixed, "turn it")  # under 5 px
 
 
 def test_without_a_georeference_nothing_is_stated() -> None:

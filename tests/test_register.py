@@ -148,6 +148,8 @@ def test_pixel_sizes_say_the_scale(tmp_path: Path) -> None:
     stated = dict(found.provenance.parameters)
     assert stated["model"] == "affine"
     assert found.pixel_size == (1.0, 1.0)
+    with pytest.raises(InputError, match=r"a shift cannot lay m\.ome\.tif on f\.ome\.tif"):
+        fiducial.register(tmp_path / "m.ome.tif", tmp_path / "f.ome.tif", model="shift")
 
 
 def test_a_stated_scale_bounds_the_search() -> None:

@@ -11,7 +11,7 @@ from fiducial.confidence import EvidenceCalibration
 from fiducial.coords import Matrix, image_center_yx, shift, similarity
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.estimation import MODELS, Model
-from fiducial.georeference import Search, stated_transform
+from fiducial.georeference import Search, check_expressible, stated_transform
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.landmarks.network import KeypointNet
 from fiducial.landmarks.registrar import RANGE, ImageRegistrar
@@ -89,8 +89,8 @@ def register(
 
     Raises:
         InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; images that
-            do not overlap by their georeference; options that cannot be meant; weights that cannot be loaded, are not
-            calibrated, or cannot tell such a budget.
+            do not overlap by their georeference, or lie as the model cannot say; options that cannot be meant; weights that
+            cannot be loaded, are not calibrated, or cannot tell such a budget.
     """
     known = check_model(model, scale, turn_deg)
     laid, ground = as_image(moving, max_bytes), as_image(fixed, max_bytes)
@@ -130,11 +130,14 @@ def _search(
     """Return where to begin and what to search: about what the files state, or about their middles."""
     stated = stated_transform(moving, fixed) if use_map else None
     if stated is not None:
+        check_expressible(stated, model, moving, fixed, "search without their maps (--no-map)")
         return Search(stated, True, (1 / _NEAR, _NEAR), _NEAR_DEG, model)
-    if model == "shift":
-        return Search(_middles(moving, fixed, 1.0), False, (1.0, 1.0), 0.0, model)
     if scale is None:
         scale = _ratio_of_pixels(moving, fixed)
+    if model == "shift":
+        if scale is not None and not isinstance(scale, tuple):
+            check_expressible(_middles(moving, fixed, scale), model, moving, fixed, "give the true ratio (--scale)")
+        return Search(_middles(moving, fixed, 1.0), False, (1.0, 1.0), 0.0, model)
     bounds = RANGE if scale is None else scale if isinstance(scale, tuple) else (scale / _NEAR, scale * _NEAR)
     middle = float(np.sqrt(bounds[0] * bounds[1]))
     return Search(_middles(moving, fixed, middle), False, (bounds[0] / middle, bounds[1] / middle), turn_deg, model)

@@ -98,7 +98,7 @@ def match_views(own: Seen, other: Seen, radius: int) -> Ties:
     spacing = max(SPACING_PX, round(0.6 * (area / POINTS) ** 0.5))  # so that keypoints are spread
     yx = _grid_points(both) if own.score is None else decode(own.score, both, most, spacing)[0]
     cells = to_cells(torch.from_numpy(yx), STRIDE).float()
-    pairs = match_near(own.descriptors, other.descriptors, cells, (0.0, 0.0), radius)
+    pairs = match_near(own.descriptors, other.descriptors, cells, radius)
     own_yx, other_yx = (
         apply_transform(np.linalg.inv(seen.to_view), from_cells(found, STRIDE))
         for seen, found in ((own, pairs.own_yx), (other, pairs.other_yx))
