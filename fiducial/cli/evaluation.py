@@ -16,7 +16,7 @@ def evaluate_blobs(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure on images whose blobs are known: found, false, how far off, adjacent ones told apart, counts.
+    """Measure on images whose blobs are known, and on what they show between them: found, false, how far off, counts.
 
     Example: fiducial evaluate blobs --data my_nuclei -o scores.csv
     """
@@ -66,7 +66,7 @@ def evaluate_defects(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure on annotated pairs: aligned, and with the template displaced at three strengths.
+    """Measure on annotated pairs, aligned and with the template displaced at three strengths, and on good parts.
 
     Example: fiducial evaluate defects --data my_boards --groups line3 -o scores.csv
     """

@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
+from fiducial.blobs.samples import background
 from fiducial.confidence import CrowdCalibration, evidence_to_probability, fit_counts, fit_evidence, largest_alarms
-from fiducial.crowds import Crowd
+from fiducial.crowds import NOTHING, Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
 from fiducial.metrics import Counts
 from fiducial.records import Progress
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
+BACKGROUNDS, LEAST_PX, SEED = 2, 32, 0  # windows without blobs of an image, at most; their least side; of their places
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,6 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: P
     score = evidence_to_probability(fitted, known)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
     inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
-    megapixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6
     return CrowdCalibration(
         fitted.names,
         fitted.mean,
@@ -144,16 +145,48 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: P
         inflation,
         spread,
         largest_alarms(score[~hit]),
-        megapixels,
+        _megapixels(images),
     )
 
 
 def evaluate_blobs_on(data: Path, detector: BlobDetector, progress: Progress | None = None) -> pd.DataFrame:
-    """Measure on a folder that `datasets.read_crowds` reads, as one row; raises as that does."""
-    judged = []
+    """Measure on a folder that `datasets.read_crowds` reads, one row; where nothing is to be found, a row below.
+
+    That is in windows of the images which all their blobs stay away from, up to `BACKGROUNDS` of each, as images of their own.
+    Raises as `read_crowds` does.
+    """
     images = read_crowds(data)
-    for done, image in enumerate(images, start=1):
+    empty = [window for i, image in enumerate(images) for window in _backgrounds(image, np.random.default_rng([SEED, i]))]
+    judged: list[Judged] = []
+    for image in (*images, *empty):
         judged.append(judge(image.crowd, find(detector, image)))
         if progress is not None:
-            progress(done, len(images))
-    return pd.DataFrame([{"data": data.name} | summarize(judged)])
+            progress(len(judged), len(images) + len(empty))
+    known, bare = (data.name, images, judged[: len(images)]), ("background of it", empty, judged[len(images) :])
+    return pd.DataFrame(
+        {
+            "data": name,
+            "megapixels": _megapixels(shown),
+            **summarize(own),
+            "false_per_megapixel": _false(own) / _megapixels(shown),
+        }
+        for name, shown, own in (known, bare)
+        if shown
+    )
+
+
+def _backgrounds(image: CrowdImage, rng: np.random.Generator) -> list[CrowdImage]:
+    windows = [background(image, rng) for _ in range(BACKGROUNDS)]
+    return [
+        CrowdImage(image.name, window, NOTHING)
+        for window in windows
+        if window is not None and min(window.shape[:2]) >= LEAST_PX
+    ]
+
+
+def _false(judged: Sequence[Judged]) -> int:
+    return sum(j.counts.false_positive for j in judged)
+
+
+def _megapixels(images: Sequence[CrowdImage]) -> float:
+    return sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images) / 1e6

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -23,6 +24,8 @@ from fiducial.records import Progress
 from fiducial.regions import label_regions, measure_regions
 
 IOU = 0.33  # DeepPCB's published rule: a detection is true above this
+GOOD_SEED = 2  # of the displacements of good parts
+OF_GOOD = ("images", "false_alarms_per_image", "images_with_false_alarm", "calibration_error", "refused", "seconds_per_pair")
 _VALUES = 1 + len(DEEPPCB_CLASSES)  # of a mask: background, and DeepPCB's classes
 
 
@@ -71,7 +74,16 @@ class Tally:
     objects: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(_VALUES, np.int64))
     images: int = 0
     refused: int = 0
+    with_alarm: int = 0
     seconds: float = 0.0
+
+
+def without_defects(pair: InspectionPair) -> InspectionPair:
+    """Return a good part: the template beside itself."""
+    zeros, none = np.zeros_like(pair.mask), np.zeros(0, int)
+    return replace(
+        pair, sample=pair.template, mask=zeros, number=zeros.astype(np.int32), boxes_yxyx=np.zeros((0, 4)), label=none
+    )
 
 
 def displace(
@@ -161,7 +173,9 @@ def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
     found, truth = answer.default, measure_regions(pair.number, len(pair.label))
     tally.images += 1
     tally.refused += answer.refused
-    tally.regions += metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)
+    regions = metrics.match_counts(metrics.region_iou(label_regions(found.mask > 0), truth), IOU)
+    tally.regions += regions
+    tally.with_alarm += regions.false_positive > 0
     tally.boxes += class_counts(found, pair)
     named = np.where(found.mask < _VALUES, found.mask, 0).astype(np.uint8)
     tally.confusion += metrics.confusion(pair.mask, named, _VALUES)
@@ -200,6 +214,7 @@ def summarize(tally: Tally) -> dict[str, float]:
         "region_recall": tally.regions.recall,
         "region_f": tally.regions.f(),
         "false_alarms_per_image": tally.regions.false_positive / tally.images,
+        "images_with_false_alarm": tally.with_alarm / tally.images,
         "deeppcb_f": tally.boxes.f(),
         "deeppcb_map": float(np.mean(precisions)) if precisions else float("nan"),
         "miou_7": metrics.mean_iou(tally.confusion),
@@ -216,7 +231,9 @@ def summarize(tally: Tally) -> dict[str, float]:
 def evaluate_defects_on(
     data: Path, groups: str, source: Path | None, device: str, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Evaluate weights on a folder of pairs, as the command line asks.
+    """Evaluate weights on a folder of pairs, as the command line asks: a row for each case, then one for each of good parts.
+
+    A good part is a template beside its displaced self; all that is found on it is a false alarm.
 
     Raises:
         InputError: no pairs in the folder, or weights that cannot be loaded.
@@ -229,7 +246,15 @@ def evaluate_defects_on(
     assert calibration is None or isinstance(calibration, Calibration)
     network.config = replace(network.config, box_margin_px=margin)
     inspector = DefectInspector(network, calibration, where, bf16=has_fast_bf16(where))
-    return evaluate_pairs(inspector_method(inspector), pairs, progress=progress)
+    method, good = inspector_method(inspector), [without_defects(pair) for pair in pairs]
+    halves = [None if progress is None else partial(_half, progress, done) for done in (0, len(pairs))]
+    table = evaluate_pairs(method, pairs, progress=halves[0])
+    alarms = evaluate_pairs(method, good, CASES[1:], GOOD_SEED, halves[1])[["case", *OF_GOOD]]
+    return pd.concat([table, alarms.assign(case="good parts, " + alarms["case"])], ignore_index=True)
+
+
+def _half(progress: Progress, before: int, done: int, total: int) -> None:
+    progress(before + done, 2 * total)
 
 
 def fit_calibration(
@@ -250,7 +275,7 @@ def fit_calibration(
             real.append(metrics.match(metrics.box_iou(found.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
             if not case.shift_px:
                 continue  # a picture compared with its very self raises no alarm
-            clean = replace(pair, sample=pair.template)
+            clean = without_defects(pair)
             compared = inspector.compare(*(from_array(image) for image in displace(clean, case, rng)))
             alarms.append(decode(compared.p, compared.kind, None, 0.0, 0.0).score)
             good += compared.template_to_sample is not None
