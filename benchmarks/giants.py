@@ -355,7 +355,8 @@ def main() -> None:
         write_result("giants_tiles", pd.DataFrame(tiles_against_whole(args.data)), args.out)
     else:
         commit()  # now: the clone may change while this runs
-        write_result("giants", pd.DataFrame(measure_all(args.verbs, args.formats, args.side, args.limit_s)), args.out)
+        table = pd.DataFrame(measure_all(args.verbs, args.formats, args.side, args.limit_s))
+        write_result("giants", table, args.out, keys=("verb", "side_px", "format"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,11 @@ FOLDER = Path(__file__).parent / "results"
 MADE = ["commit", "machine", "date"]  # columns that say where and when
 
 
-def write_result(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> None:
-    """Write results/NAME.csv, or NAME.csv in another folder, every row with commit, machine and date, and print it."""
+def write_result(name: str, table: pd.DataFrame, folder: Path = FOLDER, keys: Sequence[str] = ()) -> None:
+    """Write results/NAME.csv, or NAME.csv in another folder, every row with commit, machine and date, and print it.
+
+    With keys, rows of an earlier file stay where no row of the table has the same.
+    """
     import torch  # noqa: PLC0415 (heavy, and of no use to who only reads)
 
     table = table.assign(
@@ -27,9 +30,13 @@ def write_result(name: str, table: pd.DataFrame, folder: Path = FOLDER) -> None:
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         date=datetime.now(UTC).date().isoformat(),
     )
+    path = folder / f"{name}.csv"
     folder.mkdir(parents=True, exist_ok=True)
-    table.round(4).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     print(table.round(4).T.to_string())
+    if keys and path.is_file():
+        both = pd.concat([pd.read_csv(path), table.round(4)])
+        table = both.drop_duplicates(list(keys), keep="last").sort_values(list(keys), kind="stable")
+    table.round(4).to_csv(path, index=False, lineterminator="\n")
 
 
 @cache

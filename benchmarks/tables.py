@@ -36,8 +36,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 def made(table: pd.DataFrame) -> str:
     """Return the line that says where a table comes from."""
-    row = table.iloc[0]
-    return f"\n\nCommit {row['commit']}, {row['machine']}, {row['date']}."
+    commits, machines, dates = (", ".join(dict.fromkeys(table[column])) for column in MADE)
+    return f"\n\nCommit {commits}, {machines}, {dates}."
 
 
 def number(value: float, digits: int = 3) -> str:
