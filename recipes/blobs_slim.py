@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/blobs_slim"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
     parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
     start = None if args.start is None else weights.load("blobs", args.start)
@@ -51,11 +52,11 @@ def main() -> None:
     card = {
         "data": "clusters of dsb2018 and EMPS (recipes/blobs_data.py), drawn crowds; without blobs: volkov/opt",
         "license": LICENSE,
-        "recipe": f"recipes/blobs_slim.py --steps {args.steps} --rate {args.rate}{before}",
+        "recipe": f"recipes/blobs_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}{before}",
     }
     network = None if start is None else start.network
     assert network is None or isinstance(network, CADSN)
-    schedule = Schedule(args.steps, batch=8, learning_rate=args.rate)
+    schedule = Schedule(args.steps, batch=8, learning_rate=args.rate, seed=args.seed)
     train_blobs(split(args.data).trained, slim(), schedule, args.out, card, start=network)
 
 

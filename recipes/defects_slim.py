@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/defects_slim"))
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
     parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
     start = None if args.start is None else weights.load("defects", args.start)
@@ -51,10 +52,10 @@ def main() -> None:
     card = {
         "data": "DeepPCB trainval groups " + ", ".join(TRAINED) + "; pictures of " + ", ".join(TEXTURES) + " with drawn stains",
         "license": "weights Apache-2.0; DeepPCB: MIT license file, its readme says research purpose only",
-        "recipe": f"recipes/defects_slim.py --steps {args.steps} --rate {args.rate}{before}",
+        "recipe": f"recipes/defects_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}{before}",
     }
     config = replace(slim(CLASSES), box_margin_px=BOX_MARGIN_PX)
-    schedule = Schedule(args.steps, learning_rate=args.rate)
+    schedule = Schedule(args.steps, learning_rate=args.rate, seed=args.seed)
     network = None if start is None else start.network
     assert network is None or isinstance(network, BGNet)
     train_defects(pool(args.data), config, schedule, args.out, card, start=network)

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/keypoints_slim"))
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
     parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
     start = None if args.start is None else weights.load("keypoints", args.start)
@@ -41,14 +42,16 @@ def main() -> None:
     card = {
         "data": "26 optical / SAR scenes of Volkov's (recipes/keypoints_data.py); sem, emps and these scenes as single images",
         "license": LICENSE,
-        "recipe": f"recipes/keypoints_slim.py --steps {args.steps} --rate {args.rate}{before}",
+        "recipe": f"recipes/keypoints_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}{before}",
     }
     network, config = None if start is None else start.network, replace(slim(), scale_weights=SCALE_WEIGHTS)
     assert network is None or isinstance(network, KeypointNet)
     if network is not None:
         network.config = replace(network.config, scale_weights=SCALE_WEIGHTS)
     scenes = pool(args.data, None if args.pairs is None else read_aligned(args.pairs))
-    train_keypoints(scenes, config, Schedule(args.steps, batch=8, learning_rate=args.rate), args.out, card, start=network)
+    train_keypoints(
+        scenes, config, Schedule(args.steps, batch=8, learning_rate=args.rate, seed=args.seed), args.out, card, start=network
+    )
 
 
 if __name__ == "__main__":

@@ -32,16 +32,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/places_slim"))
     parser.add_argument("--steps", type=int, default=2900)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
     args = parser.parse_args()
     family, path = ("triplets", args.triplet) if args.start is None else ("places", args.start)
     begun = weights.load(family, path)
     card = {
         "data": f"{', '.join(SEM)} but {', '.join(CALIBRATED + VALIDATED)}; {', '.join(TEXTURES)}",
         "license": LICENSE,
-        "recipe": f"recipes/places_slim.py --steps {args.steps} --rate {args.rate}, from {begun.card['recipe']}",
+        "recipe": f"recipes/places_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}, from {begun.card['recipe']}",
     }
     assert isinstance(begun.network, FTFY | TripletNet)
-    schedule = Schedule(args.steps, batch=16, learning_rate=args.rate)
+    schedule = Schedule(args.steps, batch=16, learning_rate=args.rate, seed=args.seed)
     train_places(pool(args.data), slim(), schedule, args.out, card, start=begun.network)
 
 
