@@ -36,10 +36,11 @@ def main() -> None:
     args = parser.parse_args()
     family, path = ("triplets", args.triplet) if args.start is None else ("places", args.start)
     begun = weights.load(family, path)
+    chosen = f"--steps {args.steps} --rate {args.rate} --seed {args.seed}"
     card = {
         "data": f"{', '.join(SEM)} but {', '.join(CALIBRATED + VALIDATED)}; {', '.join(TEXTURES)}",
         "license": LICENSE,
-        "recipe": f"recipes/places_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}, from {begun.card['recipe']}",
+        "recipe": f"recipes/places_slim.py {chosen}, from {begun.card['recipe']}",
     }
     assert isinstance(begun.network, FTFY | TripletNet)
     schedule = Schedule(args.steps, batch=16, learning_rate=args.rate, seed=args.seed)
