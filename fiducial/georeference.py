@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
-from fiducial.estimation import Model, common_grid, fit, transform_distance
+from fiducial.estimation import Model, common_grid, fit, residuals
 from fiducial.records import Image, InputError
 
 EXPRESSIBLE_PX = 5.0  # mean distance from where the files put a moving image that a model may leave: that of an accepted answer
@@ -52,11 +52,12 @@ def check_expressible(stated: Matrix, model: Model, moving: Image, fixed: Image,
     points = common_grid(stated, moving.size, fixed.size, _SAMPLES)
     if not len(points):
         return
-    apart = transform_distance(stated, fit(model, points, apply_transform(stated, points)), moving.size, fixed.size)
+    placed = apply_transform(stated, points)
+    apart = float(residuals(fit(model, points, placed), points, placed).mean())  # few points say nothing of places between
     if apart > EXPRESSIBLE_PX:
         raise InputError(
-            f"a {model} cannot lay {moving.name} on {fixed.name} as the files state, it misses by {apart:.0f} px on average: "
-            f"choose another --model, or {instead}"
+            f"{'an' if model == 'affine' else 'a'} {model} cannot lay {moving.name} on {fixed.name} as the files state, "
+            f"it misses by {apart:.0f} px on average: choose another --model, or {instead}"
         )
 
 

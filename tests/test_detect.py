@@ -324,6 +324,13 @@ def test_what_is_cut_by_the_border_is_found_inside(rng: np.random.Generator) -> 
     assert (found.yx <= np.array(cut.shape) - 0.5).all()
 
 
+def test_a_large_blob_cut_in_half_is_found_inside_an_image_that_no_scale_divides() -> None:
+    y, x = np.mgrid[:161, :165]
+    found = fiducial.detect(np.where(np.hypot(y - 162, x - 80) < 46, 200, 40).astype(np.uint8))
+    assert len(found) == 1
+    assert 158 < found.yx[0, 0] <= 160.5  # the last row of the copy at a quarter of the scale reaches to 163.5
+
+
 def test_a_bad_option_is_told_once_and_a_strange_name_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator) -> None:
     image, _ = crowd_image(rng, (90, 100))
     (tmp_path / "in").mkdir()
@@ -354,5 +361,12 @@ def test_progress_never_steps_back_at_several_scales() -> None:
     told: list[float] = []
     fiducial.detect(image.clip(0, 255).astype(np.uint8), device="cpu", progress=lambda d, t: told.append(d / t))
     assert len(told) == 4  # one was added
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_progress_is_told_to_its_end_where_an_image_is_too_small_for_some_scales() -> None:
+    told: list[float] = []
+    fiducial.detect(np.arange(54, dtype=np.uint8).reshape(6, 9), device="cpu", progress=lambda d, t: told.append(d / t))
     assert told == sorted(told)
     assert told[-1] == 1

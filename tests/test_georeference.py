@@ -82,6 +82,13 @@ def test_a_model_that_cannot_say_what_the_maps_state_is_refused_with_the_way_out
     check_expressible(similarity(1.01, 0.2), "shift", image(size, None), fixed, "turn it")  # under 5 px
 
 
+@pytest.mark.parametrize(("angle", "down", "right"), [(30.0, 228.0, 0.0), (45.0, 225.0, 0.0), (30.0, 234.0, 150.0)])
+def test_a_corner_in_common_does_not_hide_that_a_model_fits(angle: float, down: float, right: float) -> None:
+    fixed, stated = image((240, 300), grid_at(*NORTH, 10.0)), shift(down, right) @ similarity(1.0, angle)
+    for model in ("similarity", "affine", "homography"):
+        check_expressible(stated, model, image((200, 310), None), fixed, "turn it")
+
+
 def test_without_a_georeference_nothing_is_stated() -> None:
     whole = image((240, 300), grid_at(*NORTH, 10.0))
     for lacking in (image((240, 300), None), image((240, 300), whole.pixel_to_world, None), image((240, 300), None, None)):

@@ -1,6 +1,7 @@
 """`locate` end to end on photographs that scikit-image brings: finds what is there, at any angle, and says when it is not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ import fiducial
 from fiducial import metrics
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.formats.places import places_from_json, places_to_frame
+from fiducial.images import from_array
+from fiducial.places.locator import sides_to_search
 from fiducial.records import InputError, Places, Provenance
 
 SIZE = (120, 150)  # of queries
@@ -178,6 +181,13 @@ def test_bad_input_gets_one_clear_line(query: np.ndarray, source: np.ndarray, me
     with pytest.raises(InputError, match=message) as caught:
         fiducial.locate(query, source)
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_too_large_to_be_searched_for_so_small_a_query_is_what_the_message_says() -> None:
+    query = from_array(np.eye(256))
+    overview = replace(query, name="overview", size=(100_000, 120_000))
+    with pytest.raises(InputError, match=r"256 px of overview, too few: needs \d{3} in so large a source: crop it"):
+        sides_to_search(query, overview, (0.1, 1.0))
 
 
 def test_deep_gray_color_alpha_and_holes_are_read_alike() -> None:

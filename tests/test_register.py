@@ -2,6 +2,7 @@
 
 import inspect as signatures
 import json
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import fiducial
 from fiducial import api, augment, cli, registrations
 from fiducial.coords import Matrix, image_center_yx, shift, similarity, to_corner_frame
 from fiducial.estimation import transform_distance
+from fiducial.landmarks import registrar
 from fiducial.landmarks.views import SPACING_PX
 from fiducial.records import InputError, Registration
 
@@ -277,6 +279,33 @@ def test_keypoints_of_tiles_do_not_crowd_at_the_seams() -> None:
     assert cKDTree(found.yx).query(found.yx, 2)[0][:, 1].min() > 1
     per_strip = np.histogram(found.yx[:, 1], bins=np.arange(0, 1261, 30))[0]
     assert per_strip.min() > 0.4 * np.median(per_strip)
+
+
+def test_keypoints_of_a_long_image_take_no_more_memory_than_those_asked_for() -> None:
+    held: list[int] = []
+    tracemalloc.start()
+    fiducial.keypoints(
+        np.tile(scene(size=(60, 420)), 12), most=300, progress=lambda *_: held.append(tracemalloc.get_traced_memory()[0])
+    )
+    tracemalloc.stop()
+    assert len(held) > 10
+    assert held[-1] - held[0] < 40_000  # bytes; 300 places and scores of each tile would be 7200 more a tile
+
+
+def test_large_views_are_described_a_few_at_once_with_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    (moving, true), network = seen(170.0), api.load_registrar(None, "cpu")[1].network
+    shapes: list[tuple[int, ...]] = []
+    watch = network.cnn[0].register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    together = fiducial.register(moving, fixed_image(), device="cpu", scale=1.0)
+    assert max(shape[0] for shape in shapes) > 2
+    shapes.clear()
+    monkeypatch.setattr(registrar, "_AT_ONCE_PX", 150_000)
+    apart = fiducial.register(moving, fixed_image(), device="cpu", scale=1.0)
+    watch.remove()
+    assert max(np.prod(shape) for shape in shapes if shape[0] > 1) <= 150_000
+    assert together.accepted
+    assert off_px(apart, true) < 1
+    np.testing.assert_allclose(apart.moving_to_fixed, together.moving_to_fixed, atol=0.02)
 
 
 def geotiff(path: Path, pixels: np.ndarray, pixel_to_world: Matrix, epsg: int = 32611) -> None:

@@ -37,7 +37,7 @@ def locate(
         scale: size of a query's pixel in pixels of the source, within 10 %, or its least and largest value. By default it
             follows from the pixel sizes if both files state them, and is 0.1 to 1 if not, as far as the query covers 24 px of
             the source (12 px where the scale is stated).
-        most: how many places to return at most; no more than ten are ever verified to the end.
+        most: how many places to return at most; no more than twelve are ever verified to the end.
         min_probability: the least calibrated probability of the best place at which the query counts as found.
         false_alarms: instead of `min_probability`, how often a query may be found in a source that does not show it, on
             average: above 0, at most 1.

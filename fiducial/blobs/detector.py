@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fiducial.blobs.network import CADSN, EMBEDDING, NOMINAL_RADIUS_PX, STRIDE, Context, Output
 from fiducial.confidence import CrowdCalibration, count_interval, crowd_probability
-from fiducial.coords import apply_transform
+from fiducial.coords import apply_transform, corners_yx
 from fiducial.images import sample_gray
 from fiducial.layers import fold_norms
 from fiducial.records import Blobs, Image, InputError, Progress, Provenance, Window
@@ -155,6 +155,8 @@ class BlobDetector:
             copy = Scaled(image, scale, zero, one, middle)
             if min(copy.size) >= SMALLEST_PX or done == 0:
                 parts.append(self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=note))
+            elif note is not None:
+                note(1, 1)  # too small for that scale
             if done == 0 and radius_px is None and _has_small(parts[0], image.size):
                 steps.append(ENLARGED)
         return decode(parts, EMBEDDING if embeddings else 0)
@@ -186,7 +188,8 @@ class BlobDetector:
         vectors = np.zeros((len(p), EMBEDDING if embeddings else 0), np.float32)
         if embeddings and len(p):
             vectors = self._embed(output, yx, radius)
-        placed = apply_transform(copy.to_image, yx + np.array(tile.window[:2]))
+        first, _, last, _ = corners_yx(copy.image.size)  # beyond which the last pixels of a reduced copy may reach
+        placed = np.clip(apply_transform(copy.to_image, yx + np.array(tile.window[:2])), first, last)
         return Candidates(placed, radius / copy.scale, p, np.full(len(p), copy.scale), vectors)
 
     @torch.inference_mode()

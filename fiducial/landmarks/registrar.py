@@ -61,6 +61,7 @@ ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it wai
 CERTAIN = 0.8  # probability at which nothing else is searched
 TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales of RANGE, votes, matches
+_AT_ONCE_PX = 4_000_000  # of views that are described at once
 _FRAMES_KEPT = 4  # of the fixed image, with what the network says of them
 _ALIKE = 0.05  # change of scale for which no other frame is rendered
 
@@ -108,26 +109,25 @@ class ImageRegistrar:
             InputError: too small, without finite values, or not gray or color.
         """
         scene = _open(image)
-        places, scores, vectors = [], [], []
+        places, score, vectors = np.zeros((0, 2)), np.zeros(0), np.zeros((0, self.network.config.descriptor), np.float32)
         parts = list(tiles(image.size, TILE_PX, MARGIN_PX))
         for done, tile in enumerate(parts, start=1):
             y0, x0, y1, x1 = tile.aligned(16).window
             view, shown = scene.view(shift(-y0, -x0), (y1 - y0, x1 - x0))
             output = self.forward(view)
-            yx, score = decode(output.score[0], torch.from_numpy(shown), most)
+            yx, height = decode(output.score[0], torch.from_numpy(shown), most)
             place, (top, left, bottom, right) = yx + np.array([y0, x0]), tile.core
             own = ((place.round() >= (top, left)) & (place.round() < (bottom, right))).all(1)
-            places.append(place[own])
-            scores.append(score[own])
-            vectors.append(describe_points(output.descriptors[0], yx[own]))
+            score = np.concatenate([score, height[own]])
+            best = np.argsort(-score, kind="stable")[:most]  # tile by tile: all of a giant image would not fit into memory
+            score, places = score[best], np.concatenate([places, place[own]])[best]
+            vectors = np.concatenate([vectors, describe_points(output.descriptors[0], yx[own])])[best]
             if progress is not None:
                 progress(done, len(parts))
-        score = np.concatenate(scores)
-        order = np.argsort(-score, kind="stable")[:most]
         return Keypoints(
-            yx=np.concatenate(places)[order],
-            score=confidence(torch.from_numpy(score[order])).numpy(),
-            descriptor=np.concatenate(vectors)[order],
+            yx=places,
+            score=confidence(torch.from_numpy(score)).numpy(),
+            descriptor=vectors,
             image=image.name,
             size=image.size,
             pixel_size=image.pixel_size,
@@ -286,11 +286,13 @@ class ImageRegistrar:
         for size in dict.fromkeys(sizes):
             alike = [m for m, own in zip(placed, sizes, strict=True) if own == size]
             to_canvas = [shift(*image_center_yx(size)) @ shift(*-apply_transform(m, np.array([middle]))[0]) @ m for m in alike]
-            views = [pair.moving.view(matrix, size) for matrix in to_canvas]
-            own = self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
-            for found, matrix in zip(vote(own, there.descriptors), to_canvas, strict=True):
-                offset = shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1])
-                guesses.append(Guess(np.linalg.inv(frame.to_frame) @ offset @ matrix, found.strength))
+            step = max(1, _AT_ONCE_PX // (size[0] * size[1]))  # views are large where the moving image is by far the larger
+            for part in (to_canvas[first : first + step] for first in range(0, len(to_canvas), step)):
+                views = [pair.moving.view(matrix, size) for matrix in part]
+                own = self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
+                for found, matrix in zip(vote(own, there.descriptors), part, strict=True):
+                    offset = shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1])
+                    guesses.append(Guess(np.linalg.inv(frame.to_frame) @ offset @ matrix, found.strength))
         return guesses
 
     def see(self, scene: Scene, to_view: Matrix, size: tuple[int, int], *, by_peaks: bool) -> Seen:

@@ -221,11 +221,12 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
     shorter, longer = min(query.size), max(query.size)
     narrow = scales[1] < 1.5 * scales[0]  # a scale that was stated
     largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
-    smallest = SMALLEST_STATED_PX if narrow else SMALLEST_SIDE_PX
-    least = max(scales[0] * shorter, smallest / min(1.0, _largest_factor(source)))
+    smallest = (SMALLEST_STATED_PX if narrow else SMALLEST_SIDE_PX) / min(1.0, _largest_factor(source))
+    least = max(scales[0] * shorter, smallest)
     if scales[1] * shorter < smallest:
+        way_out = "" if _largest_factor(source) >= 1 else " in so large a source: crop it"
         raise InputError(
-            f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few: needs {smallest:.0f}"
+            f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few: needs {smallest:.0f}{way_out}"
         )
     if least > largest:
         raise InputError(
