@@ -342,8 +342,10 @@ def main() -> None:
     if args.measure is not None:
         print(json.dumps(measure(args.measure, args.images)))
         return
-    from result_files import write_result  # noqa: PLC0415 (it needs the package as it is now, unlike what is measured above)
+    import torch  # noqa: PLC0415 (it and the package as they are now, unlike what is measured above)
+    from result_files import write_result  # noqa: PLC0415
 
+    torch.set_num_threads(1)  # as in the processes that are measured: the table tells it
     table = compare(args.before, args.verbs.split(";"), args.runs)
     write_result("speed", table.assign(before_commit=args.before), args.out)
 

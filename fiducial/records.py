@@ -227,7 +227,7 @@ class Blobs:
         embedding: unit vectors (n, 128), alike for the same blob in other views; (n, 0) where none were asked for.
         count: number of blobs listed. count_interval: least and largest number of blobs in the image, with 95 % confidence;
             it counts likely blobs below the least probability asked for, too.
-        radii_px: least and largest radius that was searched for.
+        radii_px: least and largest radius that could be told; without a known diameter, few beyond 2 to 80 px are found.
         image: its name. size: its height and width in pixels.
         pixel_size, unit, crs, pixel_to_world: of the image, as in `Image`.
     """

@@ -142,16 +142,18 @@ def test_calibrate_evaluate_and_the_budget(boards: Path) -> None:
         cv2.imwrite(str(boards / "good" / f"{n}.png"), np.roll(board(), n, axis=1))
     mine = boards / "mine.safetensors"
     assert run("calibrate", "defects", "--good", boards / "good", "-t", boards / "good template.png", "-o", mine)[0] == 0
-    status, _, _ = run(
+    status, _, told = run(
         "inspect", boards / "in" / "fine.png", "-t", boards / "good template.png", "-o", boards / "o", "--weights", mine,
         "--false-alarms", 0.5,
     )  # fmt: skip
     assert status == 0
+    assert re.fullmatch(r"fiducial: a budget of 0\.5 false alarms: answers from a probability of [\d.e-]+ on\n", told)
     for folder, image in (("samples", damaged(board())[0]), ("templates", board()), ("masks", damaged(board())[1])):
         (boards / "pairs" / folder).mkdir(parents=True)
         cv2.imwrite(str(boards / "pairs" / folder / "a_1.png"), image)
     assert run("evaluate", "defects", "--data", boards / "pairs", "-o", boards / "new" / "scores.csv")[0] == 0
-    assert pd.read_csv(boards / "new" / "scores.csv")["region_f"].notna().all()
+    scores = pd.read_csv(boards / "new" / "scores.csv")
+    assert (scores["region_f"].isna() == scores["case"].str.startswith("good parts")).all()
 
 
 def test_training_from_the_shipped_weights_starts_from_them(boards: Path) -> None:

@@ -60,6 +60,14 @@ def fail(line: str, status: int = 2) -> NoReturn:
     raise typer.Exit(status)
 
 
+def tell_budget(false_alarms: float | None, least: float) -> None:
+    """Say on standard error from which probability on answers are given, where a budget of false alarms decides that."""
+    if false_alarms is not None:
+        typer.echo(
+            f"fiducial: a budget of {false_alarms:g} false alarms: answers from a probability of {least:.3g} on", err=True
+        )
+
+
 class Bar:
     """A progress bar on standard error: inputs done, time taken, and time that the rest will take at this rate.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fiducial.cli.parts import FOUR_GIB, Again, AsJson, Bar, Device, Errors, MaxBytes, Out, Weights, finish, follow
+from fiducial.cli.parts import FOUR_GIB, Again, AsJson, Bar, Device, Errors, MaxBytes, Out, Weights, finish, follow, tell_budget
 
 
 def inspect(
@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Find what differs between a sample and its good template: mask, table of defects, overlay, verdict.
 
-    Exit status: 0 done, 1 some inputs of many failed, 2 bad input, 3 no alignment to trust (one pair).
+    Exit status: 0 done, 1 some inputs of many failed, 2 bad input, 3 no alignment to trust or too little shared (one pair).
 
     Example: fiducial inspect board.png --template good.png -o results
     """
@@ -38,7 +38,8 @@ def inspect(
         from fiducial import api, inputs, inspections, runs  # noqa: PLC0415
 
         pairs_of_files = inspections.choose_pairs(sample, samples, pairs, template)
-        loaded = api.check_inspection(weights, device, min_probability, false_alarms)[0]
+        loaded, _, least = api.check_inspection(weights, device, min_probability, false_alarms)
+        tell_budget(false_alarms, least)
         bar = Bar("inspecting", hidden=as_json)
         verb = partial(
             api.inspect, weights=weights, device=device, align=align, resize=resize, invert=invert,
@@ -81,7 +82,8 @@ def locate(
         from fiducial import api, inputs, runs, searches  # noqa: PLC0415
 
         api.check_search(most, scale)
-        loaded = api.check_location(weights, device, min_probability, false_alarms)[0]
+        loaded, _, least = api.check_location(weights, device, min_probability, false_alarms)
+        tell_budget(false_alarms, least)
         overviews = tuple(inputs.choose_images(sources))
         files: list[inputs.Files] = [{"query": own, "sources": overviews} for own in inputs.choose_images([query])]
         bar = Bar("searching", hidden=as_json)
@@ -132,7 +134,8 @@ def detect(
         files: list[inputs.Files] = [{"image": own} for own in inputs.choose_images(images)]
         if diameter is not None:
             api.parse_diameter(diameter)
-        loaded = api.check_detection(weights, device, min_probability, false_alarms)[0]
+        loaded, _, least = api.check_detection(weights, device, min_probability, false_alarms)
+        tell_budget(false_alarms, least)
         bar = Bar("detecting", hidden=as_json)
         verb = partial(
             api.detect, weights=weights, device=device, diameter=diameter, min_probability=min_probability,
@@ -175,7 +178,8 @@ def register(
         from fiducial import api, inputs, registrations, runs  # noqa: PLC0415
 
         api.check_model(model, scale, turn_deg)
-        loaded = api.check_registration(weights, device, min_probability, false_alarms)[0]
+        loaded, _, least = api.check_registration(weights, device, min_probability, false_alarms)
+        tell_budget(false_alarms, least)
         files: list[inputs.Files] = [{"moving": own, "fixed": fixed} for own in inputs.choose_images([moving])]
         bar = Bar("registering", hidden=as_json)
         verb = partial(
