@@ -276,6 +276,9 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequen
     start, folder = perf_counter(), run.out / job.name
     try:
         answer = ask(job)
+        if len(run.inputs) == 1 and (run.out / RECORD).exists():
+            _claim(run, ())
+        wrote = _written(answer, folder, files)
     except SAID as error:
         if len(run.inputs) == 1:
             raise
@@ -283,13 +286,6 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequen
             _clear(folder, files)
         said = readable(said_of(error))
         return Outcome(job.name, _named(job), 0.0, "error", said, failed=[said])
-    if len(run.inputs) == 1 and (run.out / RECORD).exists():
-        _claim(run, ())
-    with writing(folder):
-        _clear(folder, files)
-        folder.mkdir(parents=True, exist_ok=True)
-        answer.write(folder)
-        wrote = sorted(name for name in files if (folder / name).exists())
     return Outcome(
         job.name,
         _named(job),
@@ -301,6 +297,19 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequen
         [_cells(row) for row in answer.pairs],
         wrote,
     )
+
+
+def _written(answer: Answer, folder: Path, files: Sequence[str]) -> list[str]:
+    """Write the files of an answer, and return their names; none where one of them cannot hold what it should."""
+    with writing(folder):
+        _clear(folder, files)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            answer.write(folder)
+        except (InputError, MemoryError, torch.OutOfMemoryError):
+            _clear(folder, files)
+            raise
+        return sorted(name for name in files if (folder / name).exists())
 
 
 def said_of(error: BaseException) -> str:

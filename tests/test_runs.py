@@ -66,8 +66,8 @@ def counted_run(out: Path, paths: Sequence[Path], **options: object) -> Run:
     return runs.plan("detect", jobs, out, {"level": 0.5} | options, SHIPPED, ["detect"])
 
 
-def counting(asked: list[str], fail: Sequence[str] = (), stop: str = "") -> Callable[[Input], Answer]:
-    """A verb that answers with the bytes of its file, fails for some, and is interrupted at one, half its files written."""
+def counting(asked: list[str], fail: Sequence[str] = (), stop: str = "", unfit: str = "") -> Callable[[Input], Answer]:
+    """A verb that answers with the bytes of its file, fails for some, is stopped at one, or fails, half its files written."""
 
     def ask(job: Input) -> Answer:
         asked.append(job.name)
@@ -79,8 +79,8 @@ def counting(asked: list[str], fail: Sequence[str] = (), stop: str = "") -> Call
         def write(to: Path) -> None:
             for part in ("a", "b"):
                 (to / f"{part}.txt").write_text(path.read_text() + part)
-                if job.name == stop:
-                    raise KeyboardInterrupt
+                if job.name in (stop, unfit):
+                    raise KeyboardInterrupt if job.name == stop else InputError("no file can hold it")
 
         size = path.stat().st_size
         return Answer("done", "", {"bytes": size, "share": 1 / size, "none": float("nan")} | {f"n_{size}": 1}, write)
@@ -240,15 +240,20 @@ def test_a_long_run_is_recorded_less_often_than_it_has_inputs_and_whole_at_its_e
     assert len(json.loads(record.read_text())["inputs"]) == 90
 
 
-def test_an_input_that_does_not_fit_into_memory_is_told_and_the_run_goes_on(folder: Path, files: list[Path]) -> None:
+def test_an_input_that_does_not_fit_into_memory_or_its_files_is_told_and_the_run_goes_on(
+    folder: Path, files: list[Path]
+) -> None:
     def ask(job: Input) -> Answer:
-        return counting([])(job) if job.name != "b" else Answer("done", "", {}, np.empty(2**59).tofile)
+        return counting([], unfit="c")(job) if job.name != "b" else Answer("done", "", {}, np.empty(2**59).tofile)
 
     outcomes = carried_out(counted_run(folder / "out", files), ask)
-    assert [outcome.answer for outcome in outcomes] == ["done", "error", "done", "done"]
+    assert [outcome.answer for outcome in outcomes] == ["done", "error", "error", "done"]
     assert outcomes[1].why.startswith("not enough memory")
-    with pytest.raises(MemoryError):
-        carried_out(counted_run(folder / "alone", files[1:2]), ask)
+    assert outcomes[2].why == "no file can hold it"
+    for one, said in ((1, MemoryError), (2, InputError)):
+        with pytest.raises(said):
+            carried_out(counted_run(folder / "alone", files[one : one + 1]), ask)
+    assert not [*folder.glob("*/[bc]")]
 
 
 def test_images_that_inputs_share_are_decoded_once_and_others_as_often_as_they_are_opened(folder: Path) -> None:
