@@ -20,7 +20,8 @@ from fiducial.metrics import Counts
 from fiducial.records import Progress
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
-BACKGROUNDS, LEAST_PX, SEED = 2, 32, 0  # windows without blobs of an image, at most; their least side; of their places
+LEAST_PX, SEED = 32, 0  # of windows without blobs: their least side; of their places
+OF_NOTHING = ("data", "megapixels", "images", "blobs", "count_covered", "calibration_error", "seconds", "false_per_megapixel")
 
 
 @dataclass(frozen=True)
@@ -152,40 +153,27 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: P
 def evaluate_blobs_on(data: Path, detector: BlobDetector, progress: Progress | None = None) -> pd.DataFrame:
     """Measure on a folder that `datasets.read_crowds` reads, one row; where nothing is to be found, a row below.
 
-    That is in windows of the images which all their blobs stay away from, up to `BACKGROUNDS` of each, as images of their own.
-    Raises as `read_crowds` does.
+    That is in windows which all blobs stay away from, one of each image that has room for it, as images of their own. Raises as
+    `read_crowds` does.
     """
     images = read_crowds(data)
-    empty = [window for i, image in enumerate(images) for window in _backgrounds(image, np.random.default_rng([SEED, i]))]
+    windows = [background(image, np.random.default_rng([SEED, i])) for i, image in enumerate(images)]
+    empty = [CrowdImage(data.name, w, NOTHING) for w in windows if w is not None and min(w.shape[:2]) >= LEAST_PX]
     judged: list[Judged] = []
     for image in (*images, *empty):
         judged.append(judge(image.crowd, find(detector, image)))
         if progress is not None:
             progress(len(judged), len(images) + len(empty))
-    known, bare = (data.name, images, judged[: len(images)]), ("background of it", empty, judged[len(images) :])
-    return pd.DataFrame(
-        {
-            "data": name,
-            "megapixels": _megapixels(shown),
-            **summarize(own),
-            "false_per_megapixel": _false(own) / _megapixels(shown),
-        }
-        for name, shown, own in (known, bare)
-        if shown
-    )
+    rows = [_row(data.name, images, judged[: len(images)])]
+    if empty:
+        bare = _row(f"background of {data.name}", empty, judged[len(images) :])
+        rows.append({name: value for name, value in bare.items() if name in OF_NOTHING})
+    return pd.DataFrame(rows)
 
 
-def _backgrounds(image: CrowdImage, rng: np.random.Generator) -> list[CrowdImage]:
-    windows = [background(image, rng) for _ in range(BACKGROUNDS)]
-    return [
-        CrowdImage(image.name, window, NOTHING)
-        for window in windows
-        if window is not None and min(window.shape[:2]) >= LEAST_PX
-    ]
-
-
-def _false(judged: Sequence[Judged]) -> int:
-    return sum(j.counts.false_positive for j in judged)
+def _row(name: str, images: Sequence[CrowdImage], judged: Sequence[Judged]) -> dict[str, object]:
+    false, area = sum(j.counts.false_positive for j in judged), _megapixels(images)
+    return {"data": name, "megapixels": area, **summarize(judged), "false_per_megapixel": false / area}
 
 
 def _megapixels(images: Sequence[CrowdImage]) -> float:
