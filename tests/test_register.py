@@ -276,7 +276,7 @@ def test_keypoints_follow_the_image_and_are_the_best_of_it() -> None:
 def test_keypoints_of_tiles_do_not_crowd_at_the_seams() -> None:
     large = np.hstack([scene(name, (60, 420)) for name in ("camera", "astronaut", "gravel")])
     found = fiducial.keypoints(large, most=20_000)
-    assert cKDTree(found.yx).query(found.yx, 2)[0][:, 1].min() > 1
+    assert cKDTree(found.yx).query(found.yx, 2)[0][:, 1].min() > SPACING_PX - 1
     per_strip = np.histogram(found.yx[:, 1], bins=np.arange(0, 1261, 30))[0]
     assert per_strip.min() > 0.4 * np.median(per_strip)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fiducial.landmarks.views import SPACING_PX, decode
+from fiducial.landmarks.views import SPACING_PX, decode, spaced
 
 SIZE = (20, 31)
 
@@ -39,3 +39,14 @@ def test_points_are_apart_and_only_where_something_is_shown() -> None:
     assert (at[:, 1] < 18.5).all()
     near = np.abs(yx[:, None] - yx[None]).max(axis=2) + 99 * np.eye(len(yx))
     assert near.min() >= SPACING_PX - 1  # each may be half a pixel off its own
+
+
+def test_of_points_that_crowd_the_best_stay_and_none_goes_without_need(rng: np.random.Generator) -> None:
+    yx = rng.uniform(0, 30, (200, 2))
+    kept = spaced(yx, 2.0)
+    near = np.linalg.norm(yx[:, None] - yx[None], axis=2) <= 2
+    better = np.tri(200, k=-1, dtype=bool)  # those before a point
+    np.testing.assert_array_equal(kept, ~(near & better & kept[None]).any(axis=1))
+    assert 20 < kept.sum() < 180
+    assert spaced(np.zeros((0, 2)), 2.0).shape == (0,)
+    assert spaced(np.zeros((4, 2)), 2.0).tolist() == [True, False, False, False]

@@ -27,7 +27,7 @@ from fiducial.coords import (
 from fiducial.estimation import Model, held_out_error, residuals, transform_distance
 from fiducial.georeference import Search, correction
 from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
-from fiducial.landmarks.views import Seen, decode, describe_points, match_views, only_shown
+from fiducial.landmarks.views import SPACING_PX, Seen, decode, describe_points, match_views, only_shown, spaced
 from fiducial.layers import fold_norms
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
@@ -118,9 +118,10 @@ class ImageRegistrar:
             yx, height = decode(output.score[0], torch.from_numpy(shown), most)
             place, (top, left, bottom, right) = yx + np.array([y0, x0]), tile.core
             own = ((place.round() >= (top, left)) & (place.round() < (bottom, right))).all(1)
-            score = np.concatenate([score, height[own]])
-            best = np.argsort(-score, kind="stable")[:most]  # tile by tile: all of a giant image would not fit into memory
-            score, places = score[best], np.concatenate([places, place[own]])[best]
+            score, places = np.concatenate([score, height[own]]), np.concatenate([places, place[own]])
+            best = np.argsort(-score, kind="stable")
+            best = best[spaced(places[best], SPACING_PX - 1)][:most]  # now: all of a giant image would not fit into memory
+            score, places = score[best], places[best]
             vectors = np.concatenate([vectors, describe_points(output.descriptors[0], yx[own])])[best]
             if progress is not None:
                 progress(done, len(parts))

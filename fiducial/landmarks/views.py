@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fiducial.coords import Matrix, apply_transform, cell_centers_yx, from_cells, sample_bilinear, to_cells
@@ -62,6 +63,14 @@ def decode(
     order = np.argsort(-found, kind="stable")[:most]
     yx = np.concatenate(parts)[order]
     return yx + _offset(grid, yx), found[order].astype(np.float64)
+
+
+def spaced(yx: Yx, reach_px: float) -> Bool[np.ndarray, " n"]:
+    """Return which points, the best first, have no better one within reach that stays: at a seam both tiles may show one."""
+    kept = np.ones(len(yx), dtype=bool)
+    for better, worse in sorted(cKDTree(yx).query_pairs(reach_px)):
+        kept[worse] &= not kept[better]
+    return kept
 
 
 def _offset(grid: Float32[np.ndarray, "H W"], yx: Int[np.ndarray, "n 2"]) -> Yx:
