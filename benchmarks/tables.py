@@ -179,6 +179,7 @@ def registration(table: pd.DataFrame) -> pd.DataFrame:
         "absent": "absent pairs",
         "absent_accepted": "absent accepted",
         "calibration_error": "calibration error",
+        "calibration_error_10": "calibration error, under 10 px",
     }
     return chosen(table, columns, ("set", "method"))
 
