@@ -52,7 +52,7 @@ def draw_reliability(tables: Tables) -> Figure:
         all_of, likely = (
             f"{part['answers'].sum():,}, off by {stated_error(part):.3f}" for part in (own, own[own["low"] >= 0.5])
         )
-        axes[0, i].set_title(f"{fill(str(name), 26)}\nall: {all_of}\nfrom 0.5 on: {likely}", fontsize=9)
+        axes[0, i].set_title(f"{fill(str(name), 31)}\nall: {all_of}\nfrom 0.5 on: {likely}", fontsize=9)
     axes[0, 0].set_ylabel("share of true answers")
     axes[1, 0].set_ylabel("answers")
     figure.supxlabel("probability stated", fontsize=9)
