@@ -60,6 +60,7 @@ OWNERS = {
     ),
     "network": (
         "blobs.detector.BlobDetector.forward",
+        "blobs.detector.BlobDetector.context",
         "defects.inspector.DefectInspector.predict",
         "places.network.FTFY.encode_query",
         "places.network.FTFY.encode_source",
