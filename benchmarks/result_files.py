@@ -34,7 +34,7 @@ def write_result(name: str, table: pd.DataFrame, folder: Path = FOLDER, keys: Se
     folder.mkdir(parents=True, exist_ok=True)
     print(table.round(4).T.to_string())
     if keys and path.is_file():
-        both = pd.concat([pd.read_csv(path), table.round(4)])
+        both = pd.concat([pd.read_csv(path, dtype={"commit": str}), table.round(4)])
         table = both.drop_duplicates(list(keys), keep="last").sort_values(list(keys), kind="stable")
     table.round(4).to_csv(path, index=False, lineterminator="\n")
 
