@@ -1,4 +1,4 @@
-"""Find the connected regions of a mask, and write them as run lengths.
+"""Find the connected regions of a mask, lay them to what differs, and write them as run lengths.
 
 A region is a set of pixels that are connected over gaps of at most `JOIN_PX`: fragments of one defect count once.
 """
@@ -8,13 +8,18 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 
 JOIN_PX = 10  # DeepPCB's annotators drew boxes about 10 px around a defect: what is nearer belongs together
+
+_REACH_PX, _AROUND_PX = 2, 4  # how far outside a rough region its outline is sought; around that, how far the ground is seen
+_OPENED = np.ones((3, 3), np.uint8)  # what is thinner than this is an edge beside itself
+_LEAST_SHARE = 0.15  # of a rough region: with less of it left, its own outline stays
+_INSIDE = 80  # percentile of the differences in a region that stands for all of it
 
 _BAND_PX = 2**24  # pixels of a mask that are numbered at once
 
@@ -145,6 +150,31 @@ def _extents(
     np.minimum.at(low, own, yx + np.array([top, 0]))
     np.maximum.at(high, own, yx + np.array([top + 1, 1]))
     return low, high, np.bincount(own, minlength=count).astype(np.int64)
+
+
+def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return rough regions of two aligned images laid to where the images begin to differ.
+
+    A region ends where the difference falls below halfway from that around it to that within it. It stays as it came if little
+    would be left of it: a line of under 3 px, or a change that is not one of intensity.
+
+    Args:
+        rough: pixels that are suspected.
+        difference: |one image − the other|, of any unit.
+    """
+    near = cv2.dilate(rough.astype(np.uint8), np.ones((2 * _REACH_PX + 1,) * 2, np.uint8))
+    _, number, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
+    out = rough.copy()
+    for i, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
+        window = np.s_[max(0, y - _AROUND_PX) : y + height + _AROUND_PX, max(0, x - _AROUND_PX) : x + width + _AROUND_PX]
+        own, apart = number[window] == i, difference[window]
+        suspected, around = rough[window] & own, apart[number[window] == 0]
+        ground = np.median(around) if around.size else np.float32(0)
+        halfway = (ground + np.percentile(apart[suspected], _INSIDE)) / 2
+        kept = own & (cv2.morphologyEx((apart > halfway).astype(np.uint8), cv2.MORPH_OPEN, _OPENED) > 0)
+        if kept.sum() >= _LEAST_SHARE * suspected.sum():
+            out[window][own] = kept[own]
+    return out
 
 
 def measure_regions(number: Int32[np.ndarray, "h w"], count: int) -> Regions:

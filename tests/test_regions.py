@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fiducial.regions import classes_of, find_regions, from_run_lengths, label_regions, run_lengths, run_lengths_of
+from fiducial.regions import (
+    classes_of,
+    find_regions,
+    from_run_lengths,
+    label_regions,
+    outlined,
+    run_lengths,
+    run_lengths_of,
+)
 
 
 def test_fragments_are_one_region_over_gaps_up_to_the_limit() -> None:
@@ -58,6 +66,32 @@ def test_regions_found_band_by_band_are_those_of_the_whole(rng: np.random.Genera
         assert sorted(map(tuple, whole.boxes_yxyx)) == sorted(map(tuple, banded.boxes_yxyx))
         assert [banded.pixels(i).sum() for i in range(len(banded.area_px))] == banded.area_px.tolist()
         np.testing.assert_array_equal(banded.number > 0, mask)
+
+
+def test_rough_regions_are_laid_to_where_the_images_differ(rng: np.random.Generator) -> None:
+    truth, rough = np.zeros((2, 60, 80), bool)
+    truth[10:20, 12:30] = truth[35:50, 50:56] = True
+    rough[9:22, 14:31] = rough[34:48, 48:58] = True  # too large on some sides, too small on others
+    difference = rng.normal(0.05, 0.003, truth.shape)
+    difference[10:20, 12:30], difference[35:50, 50:56] = 0.8, 0.12  # each beside its own contrast
+    np.testing.assert_array_equal(outlined(rough, difference.astype(np.float32)), truth)
+    shifted = outlined(np.roll(rough, (5, -7), (0, 1)), np.roll(difference, (5, -7), (0, 1)).astype(np.float32))
+    np.testing.assert_array_equal(shifted, np.roll(truth, (5, -7), (0, 1)))
+
+
+@pytest.mark.parametrize("thickness", [0, 2])
+def test_where_nothing_or_only_a_line_differs_a_rough_region_stays(thickness: int) -> None:
+    rough, difference = np.zeros((40, 50), bool), np.zeros((40, 50), np.float32)
+    rough[10:20, 5:45] = True
+    difference[14 : 14 + thickness, 5:45] = 1
+    np.testing.assert_array_equal(outlined(rough, difference), rough)
+
+
+def test_edges_beside_a_region_stay_outside() -> None:
+    rough, difference = np.zeros((40, 50), bool), np.zeros((40, 50), np.float32)
+    rough[10:20, 10:20] = True
+    difference[10:20, 10:20] = difference[:, 21:22] = 1  # an edge that lies one pixel beside itself
+    np.testing.assert_array_equal(outlined(rough, difference), rough)
 
 
 def test_the_classes_of_a_mask_are_its_values_but_0() -> None:

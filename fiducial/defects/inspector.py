@@ -18,7 +18,7 @@ from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, read_reduced, to_gray
 from fiducial.patchwork import Patchwork
 from fiducial.records import Defects, Image, InputError, Progress, Provenance, Window
-from fiducial.regions import find_regions
+from fiducial.regions import find_regions, outlined
 from fiducial.tiles import tiles
 
 SMALLEST_PX = 64
@@ -46,7 +46,8 @@ class Compared:
     """What the network says of a whole sample.
 
     Attributes:
-        p: probability that a pixel is defective, float16; 0 where it is under PIXEL_P or was not inspected.
+        p: probability that a pixel is defective, float16. At least PIXEL_P in regions around pixels of that, laid to where the
+            images differ; 0 elsewhere.
         kind: the most probable class, from 1, of the others.
         template_to_sample: None where no alignment could be trusted, and p is 0 everywhere.
     """
@@ -159,10 +160,10 @@ class DefectInspector:
             core = tile.core_in_window
             if pair.valid[core].any():
                 probability = self.predict(pair)  # (K+1, h, w)
-                seen_p = np.where(pair.valid, 1 - probability[0], 0)[core].astype(np.float16)
-                suspect = seen_p >= PIXEL_P
-                p.write(tile.core[:2], np.where(suspect, seen_p, np.float16(0)))
-                kind.write(tile.core[:2], np.where(suspect, 1 + probability[1:].argmax(0)[core], 0).astype(np.uint8))
+                seen_p = np.where(pair.valid, 1 - probability[0], 0)
+                suspect = outlined(seen_p >= PIXEL_P, np.abs(pair.sample - pair.template)) & pair.valid
+                p.write(tile.core[:2], np.where(suspect, np.maximum(seen_p, PIXEL_P), 0)[core].astype(np.float16))
+                kind.write(tile.core[:2], np.where(suspect, 1 + probability[1:].argmax(0), 0)[core].astype(np.uint8))
                 inspected += int(pair.valid[core].sum())
             if progress is not None:
                 progress(done + 1, len(todo))
