@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import fiducial
 from fiducial import api, metrics
-from fiducial.blobs.detector import Candidates, decode, join, peaks, spread_views
+from fiducial.blobs.detector import Candidates, decode, has_small, join, peaks, spread_views
 from fiducial.blobs.network import NOMINAL_RADIUS_PX, Output
 from fiducial.cli import app
 from fiducial.crowds import Crowd, Style, disks, heat_map, render_crowd, scatter
@@ -65,6 +65,23 @@ def test_sizes_need_not_be_known(radius: tuple[float, float], rng: np.random.Gen
     size = (160, 210) if radius[0] < 5 else (400, 520)
     image, crowd = crowd_image(rng, size, radius)
     assert f1(fiducial.detect(image).yx, crowd) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("radius", "p", "size", "enlarged"),
+    [
+        ([5] * 50 + [12] * 50, 0.9, (600, 800), True),
+        ([5] * 30 + [12] * 70, 0.9, (600, 800), False),
+        ([5] * 50 + [12] * 50, 0.4, (600, 800), False),  # none that is sure
+        ([6.8] * 20 + [12] * 80, 0.4, (256, 256), True),  # little: fewer, less small, less sure ones do
+        ([8] * 100, 0.9, (256, 256), False),
+        ([], 0.9, (256, 256), False),
+    ],
+)
+def test_crowds_of_small_blobs_are_enlarged(radius: list[float], p: float, size: tuple[int, int], *, enlarged: bool) -> None:
+    n = len(radius)
+    found = Candidates(np.zeros((n, 2)), np.array(radius, float), np.full(n, p), np.ones(n), np.zeros((n, 0), np.float32))
+    assert has_small(found, size) == enlarged
 
 
 def test_dark_blobs_and_other_light_are_found_alike(rng: np.random.Generator) -> None:

@@ -36,11 +36,12 @@ ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at 
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
-SMALL_PX, SMALL_SHARE = 4.5, 0.2  # radius, and share of the sure candidates, for which it is enlarged
 LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
+# An image is enlarged if, of its candidates of at least a P, more than a share have less than a radius; and a little image.
+_SMALL, _SMALL_IN_LITTLE = (0.5, 0.4, 6.5), (0.3, 0.1, 7.0)
 # A peak is the highest within ± a number of pixels, for radii below a limit: noise on a wide peak makes no peaks of its own.
 _PEAK_WINDOWS = ((1, 6.0), (3, 12.0), (6, 24.0), (12, np.inf))
 _AT_ONCE = 20_000  # candidates whose neighbors are held in memory
@@ -157,7 +158,7 @@ class BlobDetector:
                 parts.append(self._at_scale(copy, embeddings=embeddings, tile_px=tile_px, progress=note))
             elif note is not None:
                 note(1, 1)  # too small for that scale
-            if done == 0 and radius_px is None and _has_small(parts[0], image.size):
+            if done == 0 and radius_px is None and has_small(parts[0], image.size):
                 steps.append(ENLARGED)
         return decode(parts, EMBEDDING if embeddings else 0)
 
@@ -258,11 +259,11 @@ def _part(progress: Progress | None, reached: float, left: list[float]) -> tuple
     return lambda d, t: progress(round(1000 * (reached + share * d / t)), 1000), reached + share
 
 
-def _has_small(found: Candidates, size: tuple[int, int]) -> bool:
-    """Say whether so many blobs are small that the image is to be enlarged; in a small image, where it costs little, fewer."""
-    little = size[0] * size[1] <= LITTLE_PX
-    sure = found.only(found.p > (0.3 if little else 0.5))
-    return bool((sure.radius < SMALL_PX).sum() > (SMALL_SHARE / 2 if little else SMALL_SHARE) * max(1, len(sure)))
+def has_small(found: Candidates, size: tuple[int, int]) -> bool:
+    """Say whether so many blobs are small that the image is to be enlarged; in a little one, where it costs little, fewer."""
+    least_p, share, radius = _SMALL_IN_LITTLE if size[0] * size[1] <= LITTLE_PX else _SMALL
+    sure = found.only(found.p > least_p)
+    return bool((sure.radius < radius).sum() > share * max(1, len(sure)))
 
 
 def join(parts: list[Candidates], width: int) -> Candidates:
