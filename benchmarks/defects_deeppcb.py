@@ -46,7 +46,7 @@ def plain_script(sample: np.ndarray, template: np.ndarray) -> Answer:
     smooth, moved = (cv2.GaussianBlur(image, (3, 3), 0) for image in (sample, moved))
     difference = (cv2.absdiff(smooth, moved) > reach / 4).astype(np.uint8)
     opened = cv2.morphologyEx(difference, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    found = decode(opened.astype(np.float16), np.ones_like(opened), None, 12 / (12 + SMALLEST_AREA_PX), 10.0)
+    found = decode(opened.astype(np.float16), np.ones_like(opened), opened > 0, None, 12 / (12 + SMALLEST_AREA_PX), 10.0)
     return Answer(found, found, refused=False)
 
 

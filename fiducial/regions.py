@@ -13,10 +13,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.patchwork import Patchwork
 
 JOIN_PX = 10  # DeepPCB's annotators drew boxes about 10 px around a defect: what is nearer belongs together
 
 _REACH_PX, _AROUND_PX = 2, 4  # how far outside a rough region its outline is sought; around that, how far the ground is seen
+_REACH = np.ones((2 * _REACH_PX + 1,) * 2, np.uint8)
 _OPENED = np.ones((3, 3), np.uint8)  # what is thinner than this is an edge beside itself
 _LEAST_SHARE = 0.15  # of a rough region: with less of it left, its own outline stays
 _INSIDE = 80  # percentile of the differences in a region that stands for all of it
@@ -162,7 +164,7 @@ def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h 
         rough: pixels that are suspected.
         difference: |one image − the other|, of any unit.
     """
-    near = cv2.dilate(rough.astype(np.uint8), np.ones((2 * _REACH_PX + 1,) * 2, np.uint8))
+    near = cv2.dilate(rough.astype(np.uint8), _REACH)
     _, number, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
     out = rough.copy()
     for i, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
@@ -175,6 +177,23 @@ def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h 
         if kept.sum() >= _LEAST_SHARE * suspected.sum():
             out[window][own] = kept[own]
     return out
+
+
+def laid(
+    regions: Regions, i: int, outline: Bool[np.ndarray, "h w"] | Patchwork
+) -> tuple[tuple[slice, slice], Bool[np.ndarray, "a b"], Float64[np.ndarray, "4"]]:
+    """Return a window around region i + 1, which of its pixels `outlined` laid the region to, and the box that holds both."""
+    rows, columns = regions.window(i)
+    top, left = max(0, rows.start - _REACH_PX), max(0, columns.start - _REACH_PX)
+    window = (
+        slice(top, min(regions.size[0], rows.stop + _REACH_PX)),
+        slice(left, min(regions.size[1], columns.stop + _REACH_PX)),
+    )
+    rough = np.zeros((window[0].stop - top, window[1].stop - left), np.uint8)
+    rough[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = regions.pixels(i)
+    own = (cv2.dilate(rough, _REACH) > 0) & outline[window]
+    yx = np.argwhere(own | (rough > 0)) + np.array([top, left])
+    return window, own, pixel_edges_to_yx(np.concatenate([yx.min(0), yx.max(0) + 1])[None])[0]
 
 
 def measure_regions(number: Int32[np.ndarray, "h w"], count: int) -> Regions:

@@ -175,13 +175,13 @@ def test_partners_point_to_the_same_place_of_the_template(rng: np.random.Generat
     np.testing.assert_allclose(residual.template_yx(centers), centers + np.array([16, -8]))
 
 
-def probabilities() -> tuple[np.ndarray, np.ndarray]:
+def probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     p, kind = np.zeros((80, 110), np.float16), np.ones((80, 110), np.uint8)
     p[10:20, 30:50], kind[10:20, 30:50] = 0.9, 2
     kind[10:20, 30:34] = 1
     p[50:60, 5:12] = 0.7
     p[70:72, 100:103] = 1  # 6 pixels: too small
-    return p, kind
+    return p, kind, p > 0
 
 
 def test_decoding_returns_regions_best_first_with_the_class_of_most_votes() -> None:
@@ -194,6 +194,19 @@ def test_decoding_returns_regions_best_first_with_the_class_of_most_votes() -> N
     assert (found.mask > 0).sum() == 270
 
 
+def test_a_mask_is_that_of_the_outline_and_the_box_holds_both() -> None:
+    p, kind, outline = probabilities()
+    outline[10:20, 30:40] = False  # half of one region is no part of it, and another is wider than it was taken for
+    outline[50:60, 12:14] = True
+    outline[50:60, 30:33] = True  # nothing suspect is near
+    found = decode(p, kind, outline, None, 0.0, 0.0)
+    assert found.area_px.tolist() == [100, 90]
+    np.testing.assert_allclose(found.boxes_yxyx, [[9.5, 29.5, 19.5, 49.5], [49.5, 4.5, 59.5, 13.5]])
+    np.testing.assert_array_equal(np.unique(found.mask[:, 30:40]), [0])
+    assert set(np.unique(found.mask[50:60, 5:14])) == {1}
+    np.testing.assert_allclose(found.score, [0.9 * 200 / 208, 0.7 * 70 / 78], rtol=1e-3)
+
+
 def test_decoding_drops_what_is_less_probable_from_mask_and_lists() -> None:
     calibration = Calibration(4.0, -3.5, (), 0)
     found = decode(*probabilities(), calibration, 0.5, 0.0)
@@ -202,7 +215,7 @@ def test_decoding_drops_what_is_less_probable_from_mask_and_lists() -> None:
 
 
 def test_decoding_nothing_is_empty_and_well_shaped() -> None:
-    found = decode(np.zeros((70, 80), np.float16), np.ones((70, 80), np.uint8), None, 0.5, 5.0)
+    found = decode(np.zeros((70, 80), np.float16), np.ones((70, 80), np.uint8), np.zeros((70, 80), bool), None, 0.5, 5.0)
     assert found.boxes_yxyx.shape == (0, 4)
     assert len(found.label) == len(found.score) == len(found.area_px) == 0
 
@@ -210,4 +223,6 @@ def test_decoding_nothing_is_empty_and_well_shaped() -> None:
 def test_boxes_stay_inside_the_image() -> None:
     p = np.zeros((70, 80), np.float16)
     p[:9, 75:] = 1
-    np.testing.assert_allclose(decode(p, np.ones(p.shape, np.uint8), None, 0.0, 9.0).boxes_yxyx, [[-0.5, 65.5, 17.5, 79.5]])
+    np.testing.assert_allclose(
+        decode(p, np.ones(p.shape, np.uint8), p > 0, None, 0.0, 9.0).boxes_yxyx, [[-0.5, 65.5, 17.5, 79.5]]
+    )

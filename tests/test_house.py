@@ -15,8 +15,8 @@ FAMILIES = ("blobs", "defects", "landmarks", "places")
 BESIDE = {"landmarks": {"views"}}  # rooms of a family beside the four files that each has
 
 LEVELS = (
-    {"version", "coords"},
-    {"records", "layers", "regions", "patchwork"},
+    {"version", "coords", "patchwork"},
+    {"records", "layers", "regions"},
     {"images", "device"},
     {"drawing", "estimation", "geometry", "metrics", "augment", "pages"},
     {"crowds", "georeference", "ties"},

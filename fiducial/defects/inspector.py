@@ -18,7 +18,7 @@ from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, read_reduced, to_gray
 from fiducial.patchwork import Patchwork
 from fiducial.records import Defects, Image, InputError, Progress, Provenance, Window
-from fiducial.regions import find_regions, outlined
+from fiducial.regions import find_regions, laid, outlined
 from fiducial.tiles import tiles
 
 SMALLEST_PX = 64
@@ -46,17 +46,23 @@ class Compared:
     """What the network says of a whole sample.
 
     Attributes:
-        p: probability that a pixel is defective, float16. At least PIXEL_P in regions around pixels of that, laid to where the
-            images differ; 0 elsewhere.
+        p: probability that a pixel is defective, float16; 0 where it is under PIXEL_P or was not inspected.
         kind: the most probable class, from 1, of the others.
+        outline: the same regions, laid to where sample and template differ (`regions.outlined`).
         template_to_sample: None where no alignment could be trusted, and p is 0 everywhere.
     """
 
     p: Patchwork
     kind: Patchwork
+    outline: Patchwork
     template_to_sample: Matrix | None
     alignment_score: float
     coverage: float
+
+    @property
+    def maps(self) -> tuple[Patchwork, Patchwork, Patchwork]:
+        """What `decode` decodes."""
+        return self.p, self.kind, self.outline
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class DefectInspector:
         """
         compared = self.compare(sample, template, align=align, invert=invert, progress=progress)
         reason = _reason(compared)
-        found = decode(compared.p, compared.kind, self.calibration, min_probability, self.network.config.box_margin_px)
+        found = decode(*compared.maps, self.calibration, min_probability, self.network.config.box_margin_px)
         return Defects(
             mask=found.mask,
             boxes_yxyx=found.boxes_yxyx,
@@ -151,23 +157,25 @@ class DefectInspector:
         good, seen = (_normalized(image, invert=invert) for image in (template, sample))
         placed = align_template(good, seen) if align else geometry.Alignment(np.eye(3), float("nan"))
         size = sample.size
-        p, kind = Patchwork(size, np.dtype(np.float16)), Patchwork(size, np.dtype(np.uint8))
+        p, kind, outline = (Patchwork(size, np.dtype(of)) for of in (np.float16, np.uint8, np.bool_))
         if align and placed.score < TRUSTED_ALIGNMENT:
-            return Compared(p, kind, None, placed.score, 0.0)
+            return Compared(p, kind, outline, None, placed.score, 0.0)
         todo, inspected = list(tiles(size, TILE_PX, MARGIN_PX)), 0
         for done, tile in enumerate(todo):
             pair = prepare(seen, good, placed.moving_to_fixed, tile.window)
             core = tile.core_in_window
             if pair.valid[core].any():
                 probability = self.predict(pair)  # (K+1, h, w)
-                seen_p = np.where(pair.valid, 1 - probability[0], 0)
-                suspect = outlined(seen_p >= PIXEL_P, np.abs(pair.sample - pair.template)) & pair.valid
-                p.write(tile.core[:2], np.where(suspect, np.maximum(seen_p, PIXEL_P), 0)[core].astype(np.float16))
+                seen_p = np.where(pair.valid, 1 - probability[0], 0).astype(np.float16)
+                suspect = seen_p >= PIXEL_P
+                shown = outlined(suspect, np.abs(pair.sample - pair.template)) & pair.valid
+                p.write(tile.core[:2], np.where(suspect, seen_p, np.float16(0))[core])
                 kind.write(tile.core[:2], np.where(suspect, 1 + probability[1:].argmax(0), 0)[core].astype(np.uint8))
+                outline.write(tile.core[:2], shown[core])
                 inspected += int(pair.valid[core].sum())
             if progress is not None:
                 progress(done + 1, len(todo))
-        return Compared(p, kind, placed.moving_to_fixed, placed.score, inspected / (size[0] * size[1]))
+        return Compared(p, kind, outline, placed.moving_to_fixed, placed.score, inspected / (size[0] * size[1]))
 
     def predict(self, pair: Prepared) -> Float32[np.ndarray, "k h w"]:
         """Return the class probabilities of one tile."""
@@ -229,6 +237,7 @@ def _reason(compared: Compared) -> str:
 def decode(
     p: Shaped[np.ndarray, "h w"] | Patchwork,
     kind: UInt8[np.ndarray, "h w"] | Patchwork,
+    outline: Bool[np.ndarray, "h w"] | Patchwork,
     calibration: Calibration | None,
     min_probability: float,
     box_margin_px: float,
@@ -236,7 +245,8 @@ def decode(
     """Turn pixel probabilities into defects, best first.
 
     A defect is a region of p ≥ 0.4 of at least 8 pixels; its class the one that most of its p votes for; its raw score the
-    mean of p over it, shrunk for small regions: Σp / (area + 8); its score the calibrated raw score.
+    mean of p over it, shrunk for small regions: Σp / (area + 8); its score the calibrated raw score. Its mask and area are
+    those of its outline; its box holds both.
     """
     size = (p.shape[0], p.shape[1])
     regions = find_regions(size, lambda rows: p[rows, :] >= PIXEL_P)
@@ -245,14 +255,15 @@ def decode(
     raw = np.array([w.sum() / (w.size + SMALLEST_AREA_PX) for w in weight], dtype=np.float64)
     score = raw if calibration is None else to_probability(calibration, raw)
     kept = [j for j in np.argsort(-score, kind="stable").tolist() if score[j] >= min_probability]
-    mask, label = np.zeros(size, np.uint8), np.zeros(len(kept), np.int64)
+    mask, label, area = np.zeros(size, np.uint8), *np.zeros((2, len(kept)), np.int64)
+    boxes = np.zeros((len(kept), 4))
     for n, j in enumerate(kept):
         i = int(large[j])
-        window, own = regions.window(i), regions.pixels(i)
-        label[n] = np.bincount(kind[window][own], weights=weight[j]).argmax()
+        label[n] = np.bincount(kind[regions.window(i)][regions.pixels(i)], weights=weight[j]).argmax()
+        window, own, boxes[n] = laid(regions, i, outline)
         mask[window][own] = label[n]
-    boxes = _grow(regions.boxes_yxyx[large[kept]], box_margin_px, size)
-    return Found(mask, boxes, label, score[kept], regions.area_px[large[kept]])
+        area[n] = own.sum()
+    return Found(mask, _grow(boxes, box_margin_px, size), label, score[kept], area)
 
 
 def _grow(boxes_yxyx: Float64[np.ndarray, "n 4"], margin_px: float, size: tuple[int, int]) -> Float64[np.ndarray, "n 4"]:

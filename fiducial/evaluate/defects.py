@@ -119,7 +119,7 @@ def inspector_method(inspector: DefectInspector, *, align: bool = True) -> Metho
     def run(sample: UInt8[np.ndarray, "h w"], template: UInt8[np.ndarray, "h w"]) -> Answer:
         compared = inspector.compare(from_array(sample), from_array(template), align=align)
         margin = inspector.network.config.box_margin_px
-        default, everything = (decode(compared.p, compared.kind, inspector.calibration, least, margin) for least in (0.5, 0.0))
+        default, everything = (decode(*compared.maps, inspector.calibration, least, margin) for least in (0.5, 0.0))
         return Answer(default, everything, compared.template_to_sample is None)
 
     return run
@@ -270,14 +270,14 @@ def fit_calibration(
         for case in cases:
             rng = np.random.default_rng([seed, i])
             compared = inspector.compare(*(from_array(image) for image in displace(pair, case, rng)))
-            found = decode(compared.p, compared.kind, None, 0.0, inspector.network.config.box_margin_px)
+            found = decode(*compared.maps, None, 0.0, inspector.network.config.box_margin_px)
             raw.append(found.score)
             real.append(metrics.match(metrics.box_iou(found.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
             if not case.shift_px:
                 continue  # a picture compared with its very self raises no alarm
             clean = without_defects(pair)
             compared = inspector.compare(*(from_array(image) for image in displace(clean, case, rng)))
-            alarms.append(decode(compared.p, compared.kind, None, 0.0, 0.0).score)
+            alarms.append(decode(*compared.maps, None, 0.0, 0.0).score)
             good += compared.template_to_sample is not None
     bare = Calibration(*confidence.fit_probability(np.concatenate(raw), np.concatenate(real)), (), 0)
     return confidence.with_alarms(bare, confidence.to_probability(bare, np.concatenate(alarms)), good)
