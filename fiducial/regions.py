@@ -17,7 +17,7 @@ from fiducial.patchwork import Patchwork
 
 JOIN_PX = 10  # DeepPCB's annotators drew boxes about 10 px around a defect: what is nearer belongs together
 
-_REACH_PX, _AROUND_PX = 2, 4  # how far outside a rough region its outline is sought; around that, how far the ground is seen
+_REACH_PX, _AROUND_PX = 4, 6  # how far outside a rough region its outline is sought; around that, how far the ground is seen
 _REACH = np.ones((2 * _REACH_PX + 1,) * 2, np.uint8)
 _OPENED = np.ones((3, 3), np.uint8)  # what is thinner than this is an edge beside itself
 _LEAST_SHARE = 0.15  # of a rough region: with less of it left, its own outline stays
