@@ -21,7 +21,6 @@ _REACH_PX, _AROUND_PX = 4, 6  # how far outside a rough region its outline is so
 _REACH = np.ones((2 * _REACH_PX + 1,) * 2, np.uint8)
 _OPENED = np.ones((3, 3), np.uint8)  # what is thinner than this is an edge beside itself
 _LEAST_SHARE = 0.15  # of a rough region: with less of it left, its own outline stays
-_INSIDE = 80  # percentile of the differences in a region that stands for all of it
 
 _BAND_PX = 2**24  # pixels of a mask that are numbered at once
 
@@ -157,8 +156,8 @@ def _extents(
 def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Return rough regions of two aligned images laid to where the images begin to differ.
 
-    A region ends where the difference falls below halfway from that around it to that within it. It stays as it came if little
-    would be left of it: a line of under 3 px, or a change that is not one of intensity.
+    A region ends where the difference falls below halfway from that around it to that within it (medians both), or into the noise
+    around it. It stays as it came if little would be left of it: a line of under 3 px, or a change that is not one of intensity.
 
     Args:
         rough: pixels that are suspected.
@@ -172,8 +171,9 @@ def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h 
         own, apart = number[window] == i, difference[window]
         suspected, around = rough[window] & own, apart[number[window] == 0]
         ground = np.median(around) if around.size else np.float32(0)
-        halfway = (ground + np.percentile(apart[suspected], _INSIDE)) / 2
-        kept = own & (cv2.morphologyEx((apart > halfway).astype(np.uint8), cv2.MORPH_OPEN, _OPENED) > 0)
+        noise = 3 * 1.48 * np.median(np.abs(around - ground)) if around.size else np.float32(0)
+        least = max((ground + np.median(apart[suspected])) / 2, ground + noise)
+        kept = own & (cv2.morphologyEx((apart > least).astype(np.uint8), cv2.MORPH_OPEN, _OPENED) > 0)
         if kept.sum() >= _LEAST_SHARE * suspected.sum():
             out[window][own] = kept[own]
     return out

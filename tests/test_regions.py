@@ -79,6 +79,15 @@ def test_rough_regions_are_laid_to_where_the_images_differ(rng: np.random.Genera
     np.testing.assert_array_equal(shifted, np.roll(truth, (5, -7), (0, 1)))
 
 
+def test_noise_within_a_region_taken_too_large_is_left_out(rng: np.random.Generator) -> None:
+    truth, rough = np.zeros((2, 60, 80), bool)
+    truth[20:32, 30:45], rough[12:42, 22:56] = True, True  # most of what is suspected does not differ
+    difference = np.abs(rng.normal(0, 0.05, truth.shape)) + 0.6 * truth
+    found = outlined(rough, difference.astype(np.float32))
+    assert found[truth].all()
+    assert (found & ~truth).sum() <= 9  # one chance speck
+
+
 @pytest.mark.parametrize("thickness", [0, 2])
 def test_where_nothing_or_only_a_line_differs_a_rough_region_stays(thickness: int) -> None:
     rough, difference = np.zeros((40, 50), bool), np.zeros((40, 50), np.float32)
