@@ -156,8 +156,9 @@ def _extents(
 def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Return rough regions of two aligned images laid to where the images begin to differ.
 
-    A region ends where the difference falls below halfway from that around it to that within it (medians both), or into the noise
-    around it. It stays as it came if little would be left of it: a line of under 3 px, or a change that is not one of intensity.
+    A region ends where the difference falls below halfway from that around it to that within it (medians both), or into the
+    noise around it. It stays as it came if little would be left: a line of under 3 px, or a change that is not one of
+    intensity.
 
     Args:
         rough: pixels that are suspected.
