@@ -15,6 +15,9 @@ took 35 minutes on one core: the contrast fell from 4.6 to 4.0 at once, and the 
 cases looked at. Keypoints repeat as before (0.22; with the former weights and these scale weights 0.23).
 On 2026-11-22 2,400 + 1,000 steps more took 80 minutes on one core, beside other work. Of 20 cases of the calibrated scenes at
 any angle (the draw of benchmarks/keypoints_registration.py), 0.45 and 0.90 were then under 5 and 10 px; 0.35 and 0.75 before.
+Tried and not shipped: another 2,400 + 1,000 steps from these, with other samples (--seed 1). Of such 20 cases 0.40 and 0.80
+were under 5 and 10 px instead of 0.45 and 0.90, within ±10° 0.45 and 0.85 instead of 0.50 and 0.90; the average of both did
+no better.
 Scores: docs/model_cards/keypoints_slim.md, from benchmarks/keypoints_repeatability.py and keypoints_registration.py.
 """
 
