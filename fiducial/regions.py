@@ -183,7 +183,10 @@ def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h 
 def laid(
     regions: Regions, i: int, outline: Bool[np.ndarray, "h w"] | Patchwork
 ) -> tuple[tuple[slice, slice], Bool[np.ndarray, "a b"], Float64[np.ndarray, "4"]]:
-    """Return a window around region i + 1, which of its pixels `outlined` laid the region to, and the box that holds both."""
+    """Return a window around region i + 1, which of its pixels `outlined` laid the region to, and the box that holds both.
+
+    Where the outline left none, the region is its own: tiles that meet in it may have seen its surroundings differently.
+    """
     rows, columns = regions.window(i)
     top, left = max(0, rows.start - _REACH_PX), max(0, columns.start - _REACH_PX)
     window = (
@@ -193,6 +196,7 @@ def laid(
     rough = np.zeros((window[0].stop - top, window[1].stop - left), np.uint8)
     rough[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = regions.pixels(i)
     own = (cv2.dilate(rough, _REACH) > 0) & outline[window]
+    own = own if own.any() else rough > 0
     yx = np.argwhere(own | (rough > 0)) + np.array([top, left])
     return window, own, pixel_edges_to_yx(np.concatenate([yx.min(0), yx.max(0) + 1])[None])[0]
 

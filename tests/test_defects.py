@@ -207,6 +207,13 @@ def test_a_mask_is_that_of_the_outline_and_the_box_holds_both() -> None:
     np.testing.assert_allclose(found.score, [0.9 * 200 / 208, 0.7 * 70 / 78], rtol=1e-3)
 
 
+def test_a_region_without_an_outline_keeps_its_own() -> None:
+    p, kind, outline = probabilities()
+    found = decode(p, kind, np.zeros_like(outline), None, 0.0, 0.0)
+    assert found.area_px.tolist() == [200, 70]
+    assert (found.mask > 0).sum() == 270
+
+
 def test_decoding_drops_what_is_less_probable_from_mask_and_lists() -> None:
     calibration = Calibration(4.0, -3.5, (), 0)
     found = decode(*probabilities(), calibration, 0.5, 0.0)
