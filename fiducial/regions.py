@@ -171,8 +171,10 @@ def outlined(rough: Bool[np.ndarray, "h w"], difference: Float32[np.ndarray, "h 
         window = np.s_[max(0, y - _AROUND_PX) : y + height + _AROUND_PX, max(0, x - _AROUND_PX) : x + width + _AROUND_PX]
         own, apart = number[window] == i, difference[window]
         suspected, around = rough[window] & own, apart[number[window] == 0]
-        ground = np.median(around) if around.size else np.float32(0)
-        noise = 3 * 1.48 * np.median(np.abs(around - ground)) if around.size else np.float32(0)
+        if not around.size:
+            continue  # nothing to tell it from
+        ground = np.median(around)
+        noise = 3 * 1.48 * np.median(np.abs(around - ground))
         least = max((ground + np.median(apart[suspected])) / 2, ground + noise)
         kept = own & (cv2.morphologyEx((apart > least).astype(np.uint8), cv2.MORPH_OPEN, _OPENED) > 0)
         if kept.sum() >= _LEAST_SHARE * suspected.sum():

@@ -97,6 +97,11 @@ def test_where_nothing_or_only_a_line_differs_a_rough_region_stays(thickness: in
     np.testing.assert_array_equal(outlined(rough, difference), rough)
 
 
+def test_where_all_is_suspect_there_is_nothing_to_lay_it_to(rng: np.random.Generator) -> None:
+    rough = np.ones((30, 40), bool)
+    np.testing.assert_array_equal(outlined(rough, rng.random(rough.shape, dtype=np.float32)), rough)
+
+
 def test_edges_beside_a_region_stay_outside() -> None:
     rough, difference = np.zeros((40, 50), bool), np.zeros((40, 50), np.float32)
     rough[10:20, 10:20] = True

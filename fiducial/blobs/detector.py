@@ -40,7 +40,7 @@ LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
-# An image is enlarged if, of its candidates of at least a P, more than a share have less than a radius; and a little image.
+# Least P, share, radius in px: of candidates above that P, more than that share are smaller, so that an image is enlarged.
 _SMALL, _SMALL_IN_LITTLE = (0.5, 0.4, 6.5), (0.3, 0.1, 7.0)
 # A peak is the highest within ± a number of pixels, for radii below a limit: noise on a wide peak makes no peaks of its own.
 _PEAK_WINDOWS = ((1, 6.0), (3, 12.0), (6, 24.0), (12, np.inf))
