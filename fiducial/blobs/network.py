@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fiducial.coords import to_cells
-from fiducial.layers import Encoder, build_encoder, conv_norm, roi_align
+from fiducial.encoders import Encoder, build_encoder
+from fiducial.layers import conv_norm, roi_align
 
 STRIDE = 32
 POOLS = 4  # scales k = 0..3 of the pyramid pooling
@@ -44,10 +45,10 @@ class Config:
         fusion: "attention" (across streams, then the gate), the gate alone, sum, or concatenation.
     """
 
-    encoder: Encoder = "resnet18_half"
+    encoder: Encoder = "lite0"
     dim: int = 64
     heads: int = 4
-    fine_dim: int = 32
+    fine_dim: int = 48
     pyramid: bool = True
     edges: bool = True
     pooling: bool = True
@@ -55,7 +56,7 @@ class Config:
 
 
 def slim() -> Config:
-    """Return the configuration that ships: half-width ResNet-18, 64 channels."""
+    """Return the configuration that ships: EfficientNet-Lite0, 64 channels."""
     return Config()
 
 

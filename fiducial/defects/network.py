@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fiducial.encoders import Encoder, build_encoder
 from fiducial.layers import (
-    Encoder,
     LinearAttentionLayer,
-    build_encoder,
     conv_norm,
     matching_log_probability,
     mutual_matches,
