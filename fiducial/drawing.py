@@ -170,7 +170,7 @@ def draw_checkerboard(
     square = max(1, round(min(size) / _SQUARES))
     turn = (rows // square + columns // square) % 2 == 1
     board = np.where(turn & covered, aligned, _stretch(fixed))
-    canvas = _enlarge(np.repeat(board[..., None], 3, axis=2))
+    canvas = _enlarge(board)
     _write_outcome(canvas, record)
     return PillowImage.fromarray(canvas)
 
@@ -197,7 +197,7 @@ def _lay(
     return np.where(covered, aligned, np.uint8(0)), covered
 
 
-def _write_outcome(canvas: UInt8[np.ndarray, "h w 3"], record: Registration) -> None:
+def _write_outcome(canvas: UInt8[np.ndarray, "h w *c"], record: Registration) -> None:
     counted = f"{len(record)} tie point{'s' * (len(record) != 1)}"
     if record.accepted:
         text, color = f"error about {record.error_px:.2g} px, {counted}", (240, 240, 240)
@@ -220,9 +220,9 @@ def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _enlarge(canvas: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "k l 3"]:
+def _enlarge(canvas: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "k l *c"]:
     """Return a small canvas enlarged by a whole factor, so that what is written on it can be read."""
-    factor = max(1, round(_READABLE_PX / max(canvas.shape)))
+    factor = max(1, round(_READABLE_PX / max(canvas.shape[:2])))
     return cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
 
 
@@ -260,9 +260,9 @@ def _comparison(
 
 
 def _write(
-    canvas: UInt8[np.ndarray, "h w 3"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
+    canvas: UInt8[np.ndarray, "h w *c"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
 ) -> None:
-    """Write text with a dark outline; moved left if it would leave the picture."""
+    """Write text with a dark outline; moved left if it would leave the picture. On a gray one it has the color's red."""
     thickness = max(1, round(1.6 * font))
     (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
     x, y = max(1, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1]

@@ -174,11 +174,18 @@ def test_gray_is_luminance_without_alpha(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_written_images_come_back(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
-    pixels = picture(rng, "uint8", 3)
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1), ("uint16", 3)])
+def test_written_images_come_back(tmp_path: Path, rng: np.random.Generator, name: str, dtype: str, channels: int) -> None:
+    pixels = picture(rng, dtype, channels)
     write_image(tmp_path / name, pixels)
     np.testing.assert_array_equal(open_image(tmp_path / name).read(), pixels)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_mask_is_written_in_black_and_white(tmp_path: Path, rng: np.random.Generator) -> None:
+    mask = picture(rng) > 100
+    write_image(tmp_path / "a.png", mask)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png").read(), mask * np.uint8(255))
 
 
 def test_an_array_with_a_mask_is_refused_and_says_what_to_do(rng: np.random.Generator) -> None:

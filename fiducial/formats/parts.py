@@ -75,8 +75,8 @@ def point_features(
     record: Mapped, yx: Float64[np.ndarray, "n 2"], properties: Iterable[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the points of `point_collection`, one at a time."""
-    for stated, xy in zip(properties, map_xy(record, yx), strict=True):
-        yield {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy.tolist()}}
+    for stated, xy in zip(properties, map_xy(record, yx).tolist(), strict=True):
+        yield {"type": "Feature", "properties": stated, "geometry": {"type": "Point", "coordinates": xy}}
 
 
 def placed_to_json(record: Mapped) -> dict[str, Any]:
