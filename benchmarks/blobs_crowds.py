@@ -23,7 +23,6 @@ from result_files import write_result
 
 from fiducial.augment import add_noise, smooth_field
 from fiducial.blobs.detector import BlobDetector
-from fiducial.coords import nearest_cell
 from fiducial.crowds import Style, render_crowd, scatter, stretch
 from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import summarize
@@ -52,7 +51,7 @@ def draw(density: int, number: int) -> CrowdImage:
     image = render_crowd(crowd, SIZE, style, rng) + np.float32(0.05) * smooth_field(rng, SIZE, 4)
     image = add_noise(image, rng, float(rng.uniform(0.02, 0.08)))
     bright = np.clip((image - image.min()) / np.ptp(image) * 255, 0, 255).astype(np.uint8)
-    return CrowdImage(f"{spacing}_{number}", bright, crowd.only(nearest_cell(crowd.yx, SIZE, 1) >= 0))
+    return CrowdImage(f"{spacing}_{number}", bright, crowd.shown(SIZE))
 
 
 def half_negative(images: Sequence[CrowdImage]) -> list[CrowdImage]:

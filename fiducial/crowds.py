@@ -19,6 +19,10 @@ Gray = Float32[np.ndarray, "_ _"]
 
 MOST = 400  # blobs of a drawn crowd
 
+# Points spread evenly over the unit disk (Vogel's spiral).
+_TURN = np.pi * (3 - math.sqrt(5)) * np.arange(400)
+_IN_DISK = np.sqrt((np.arange(400) + 0.5) / 400)[:, None] * np.stack([np.sin(_TURN), np.cos(_TURN)], axis=1)
+
 
 @dataclass(frozen=True)
 class Crowd:
@@ -44,6 +48,28 @@ class Crowd:
     def only(self, which: np.ndarray) -> "Crowd":
         """Return those blobs."""
         return Crowd(self.yx[which], self.moments[which])
+
+    def cut(self, size: tuple[int, int]) -> "Crowd":
+        """Return what an image of that size shows of each blob, taken for an ellipse; Σ is 0 where that is nothing."""
+        reach, last = 2 * np.sqrt(np.diagonal(self.moments, axis1=1, axis2=2)), np.array(size) - 0.5
+        across = np.flatnonzero(((self.yx - reach < -0.5) | (self.yx + reach > last)).any(axis=1))
+        values, vectors = np.linalg.eigh(self.moments[across])
+        half_axes = 2 * np.sqrt(np.maximum(values, 0))[:, None] * vectors  # (N, 2, 2), as columns
+        places = self.yx[across, None] + _IN_DISK @ np.swapaxes(half_axes, 1, 2)  # (N, K, 2)
+        shown = ((places >= -0.5) & (places <= last)).all(axis=2)
+        weight = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+        center = np.einsum("nk,nki->ni", weight, places)
+        off = places - center[:, None]
+        part = Crowd(center, np.einsum("nk,nki,nkj->nij", weight, off, off))
+        area = shown.mean(axis=1) * self.radius[across] ** 2 / np.maximum(part.radius**2, 1e-9)
+        out = replace(self, yx=self.yx.copy(), moments=self.moments.copy())
+        out.yx[across], out.moments[across] = center, part.moments * area[:, None, None]
+        return out
+
+    def shown(self, size: tuple[int, int], smallest_px: int = 4) -> "Crowd":
+        """Return the parts that lie in an image of that size, as its labels would, without those under `smallest_px` pixels."""
+        parts = self.cut(size)
+        return parts.only(np.pi * parts.radius**2 >= smallest_px)
 
 
 def disks(yx: Float64[np.ndarray, "n 2"], radius: Float64[np.ndarray, " n"]) -> Crowd:

@@ -17,7 +17,6 @@ from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN
 from fiducial.blobs.samples import background
-from fiducial.coords import nearest_cell
 from fiducial.crowds import NOTHING, draw_crowd
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
@@ -41,8 +40,7 @@ def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
         radius = float(np.exp(rng.uniform(np.log(2.5), np.log(20))))
         image, crowd = draw_crowd(rng, (320, 352), (radius / 1.3, radius * 1.3), (0.7, 1.3), float(rng.uniform(0.05, 0.5)))
         bright = in_bytes(image)
-        shown = crowd.only(nearest_cell(crowd.yx, image.shape, 1) >= 0)
-        crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, shown))
+        crowds.append(CrowdImage(f"drawn_{i}", 255 - bright if i % 2 else bright, crowd.shown(bright.shape)))
     return crowds
 
 

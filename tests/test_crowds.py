@@ -258,3 +258,25 @@ def test_a_crowd_of_nobody_passes_everywhere(rng: np.random.Generator) -> None:
     image, crowd = crowds.draw_crowd(rng, (50, 70), (2.0, 5.0), (1.0, 2.0), 0.0)
     assert image.shape == (50, 70)
     assert len(crowd) == 0
+
+
+def test_a_blob_across_the_border_is_what_the_image_shows_of_it() -> None:
+    """Half a disk's centroid lies 4r/3π from its straight edge, which is the border of the first row of pixels."""
+    crowd = disks(np.array([[-0.5, 50.0], [40.0, 99.5], [40.0, 60.0], [-30.0, 50.0]]), np.array([12.0, 9.0, 10.0, 10.0]))
+    seen = crowd.cut((80, 100))
+    np.testing.assert_allclose(seen.yx[0], (-0.5 + 4 * 12 / (3 * np.pi), 50), atol=0.15)
+    np.testing.assert_allclose(seen.yx[1], (40, 99.5 - 4 * 9 / (3 * np.pi)), atol=0.15)
+    np.testing.assert_allclose(seen.radius[:2], np.array([12, 9]) / np.sqrt(2), rtol=0.01)
+    np.testing.assert_array_equal(seen.yx[2], crowd.yx[2])
+    np.testing.assert_array_equal(seen.moments[2], crowd.moments[2])
+    assert seen.radius[3] == 0
+
+
+def test_what_is_cut_is_what_the_labels_of_the_part_say() -> None:
+    rows, columns = np.mgrid[:80, :100]
+    labels = (((rows - 40) / 20) ** 2 + ((columns - 50) / 9) ** 2 <= 1).astype(int)
+    whole, part = crowd_of_labels(labels), crowd_of_labels(labels[:46, 44:])
+    seen = whole.moved(shift(0, -44)).cut((46, 56))
+    np.testing.assert_allclose(seen.yx, part.yx, atol=0.3)
+    np.testing.assert_allclose(seen.radius, part.radius, rtol=0.02)
+    np.testing.assert_allclose(seen.moments, part.moments, atol=3)

@@ -99,6 +99,14 @@ def test_a_shifted_image_shifts_the_answer(rng: np.random.Generator) -> None:
     assert agree(part.yx[kept] + (rows, columns), whole.yx[inner], px=1.0) > 0.93
 
 
+def test_a_mirrored_image_mirrors_the_answer(rng: np.random.Generator) -> None:
+    """Exactly, where an image is small enough to be seen both ways and has whole cells."""
+    image, _ = crowd_image(rng, (256, 256))
+    found, mirrored = fiducial.detect(image), fiducial.detect(np.ascontiguousarray(image[:, ::-1]))
+    assert agree(found.yx, [0, 255] + [1, -1] * mirrored.yx, 0.02) == 1
+    np.testing.assert_allclose(found.score, mirrored.score, atol=0.002)
+
+
 def test_tiles_and_the_whole_agree(rng: np.random.Generator) -> None:
     image, _ = crowd_image(rng, (620, 730))
     _, detector, least = api.check_detection(None, "cpu", 0.5, None)

@@ -8,6 +8,7 @@ Glossary
     context: what the network's maps owe to the whole copy; all tiles share it, so that the answer hardly depends on them.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -37,6 +38,7 @@ TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
 LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
+TWICE_PX = 2**19  # pixels of an image that is seen mirrored, too: it takes a second or two all the same
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
@@ -176,7 +178,7 @@ class BlobDetector:
 
     def _in_tile(self, copy: Scaled, tile: Tile, context: Context | None, *, embeddings: bool) -> Candidates:
         tile = tile.aligned(STRIDE)  # so that cells of the network's maps lie alike in all tiles
-        output = self.forward(_pixels(copy, tile.window), context)
+        output = self._see(_pixels(copy, tile.window), context, twice=math.prod(copy.image.size) <= TWICE_PX)
         y, x, radius, p = peaks(output)
         top, left, bottom, right = tile.core
         inside = (
@@ -192,6 +194,14 @@ class BlobDetector:
         first, _, last, _ = corners_yx(copy.image.size)  # beyond which the last pixels of a reduced copy may reach
         placed = np.clip(apply_transform(copy.to_image, yx + np.array(tile.window[:2])), first, last)
         return Candidates(placed, radius / copy.scale, p, np.full(len(p), copy.scale), vectors)
+
+    def _see(self, pixels: Float32[np.ndarray, "h w 3"], context: Context | None, *, twice: bool) -> Output:
+        """Return the network's output, or the mean of what it says of the pixels and of their mirror image."""
+        seen = self.forward(pixels, context)
+        if not twice:
+            return seen
+        other = self.forward(np.ascontiguousarray(pixels[:, ::-1]), context)
+        return Output((seen.logits + other.logits.flip(3)) / 2, (seen.log_radius + other.log_radius.flip(3)) / 2, seen.fused)
 
     @torch.inference_mode()
     def forward(self, pixels: Float32[np.ndarray, "h w 3"], context: Context | None = None) -> Output:
@@ -261,7 +271,7 @@ def _part(progress: Progress | None, reached: float, left: list[float]) -> tuple
 
 def has_small(found: Candidates, size: tuple[int, int]) -> bool:
     """Say whether so many blobs are small that the image is to be enlarged; in a little one, where it costs little, fewer."""
-    least_p, share, radius = _SMALL_IN_LITTLE if size[0] * size[1] <= LITTLE_PX else _SMALL
+    least_p, share, radius = _SMALL_IN_LITTLE if math.prod(size) <= LITTLE_PX else _SMALL
     sure = found.only(found.p > least_p)
     return bool((sure.radius < radius).sum() > share * max(1, len(sure)))
 

@@ -47,7 +47,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One view of a crowd, normalized; `crowd` are the blobs whose center it shows, judged ones only."""
+    """One view of a crowd, normalized; `crowd` are the parts of blobs that it shows, judged ones only."""
 
     image: Color
     heat: Float32[np.ndarray, "h w"]
@@ -182,12 +182,12 @@ def _look(
     pixels: UInt8[np.ndarray, "h w *c"], crowd: Crowd, view: Matrix, rng: np.random.Generator, size: int
 ) -> tuple[Sample, np.ndarray]:
     """Photograph a view; also return which blobs of the crowd are those of the sample."""
-    seen = crowd.moved(np.linalg.inv(view))
-    heat, weight, radius = targets(seen, (size, size))
+    seen = crowd.moved(np.linalg.inv(view)).cut((size, size))
+    shown = np.flatnonzero(seen.radius)
+    heat, weight, radius = targets(seen.only(shown), (size, size))
     image = photograph(_resample(pixels, view, (size, size)), rng)
-    r = seen.radius
-    inside = (seen.yx >= 0).all(axis=1) & (seen.yx <= size - 1).all(axis=1) & (r >= RADII_PX[0]) & (r <= RADII_PX[1])
-    return Sample(image, heat, radius, weight, seen.only(inside)), np.flatnonzero(inside)
+    judged = np.flatnonzero((seen.radius >= RADII_PX[0]) & (seen.radius <= RADII_PX[1]))
+    return Sample(image, heat, radius, weight, seen.only(judged)), judged
 
 
 def targets(
