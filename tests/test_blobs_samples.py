@@ -17,7 +17,7 @@ from fiducial.coords import apply_transform, shift, similarity
 from fiducial.crowds import NOTHING, Crowd, Style, disks, render_crowd, scatter
 from fiducial.datasets import CrowdImage
 
-TINY = Config(dim=16, heads=2, fine_dim=8)
+TINY = Config(encoder="resnet18_half", dim=16, heads=2, fine_dim=8)
 ROUND = Style("disk", over=True, contrast=(0.8, 0.8), softness=0.15, texture=0.0, ragged=0.0, stretch=0.0)
 DRAWN_ONLY = samples.Pool((), ())
 
@@ -71,8 +71,13 @@ def test_a_views_blobs_lie_where_its_truth_says(angle: float, scale: float, mirr
     picture = bright_disks(rng)
     view = shift(128.3, 160.7) @ similarity(scale, angle) @ np.diag([mirrored, 1.0, 1.0]) @ shift(-79.5, -79.5)
     sample, index = samples._look(picture.pixels, picture.crowd, view, rng, 160)
-    np.testing.assert_allclose(apply_transform(view, sample.crowd.yx), picture.crowd.yx[index], atol=1e-9)
-    np.testing.assert_allclose(sample.crowd.radius, picture.crowd.radius[index] / scale)
+    whole = (
+        (sample.crowd.yx > 2 * sample.crowd.radius[:, None]) & (sample.crowd.yx < 159 - 2 * sample.crowd.radius[:, None])
+    ).all(1)
+    assert whole.sum() >= 4
+    own = picture.crowd.only(index[whole])
+    np.testing.assert_allclose(apply_transform(view, sample.crowd.yx[whole]), own.yx, atol=1e-9)
+    np.testing.assert_allclose(sample.crowd.radius[whole], own.radius / scale)
     crowd = inner(sample.crowd, 160)
     assert len(crowd) >= 4
     apart = [np.linalg.norm(seen_at(sample.image, c, r) - c) for c, r in zip(crowd.yx, crowd.radius, strict=True)]
@@ -106,14 +111,16 @@ def test_two_views_share_blobs_that_one_affine_transform_joins(rng: np.random.Ge
         assert len(shared) <= samples.EACH_VIEW
         assert len(set(shared[:, 0].tolist())) == len(set(shared[:, 1].tolist())) == len(shared)
         a, b = first.crowd.only(shared[:, 0]), second.crowd.only(shared[:, 1])
-        if len(shared) < 5:
+        whole = np.all([(c.yx > 2 * c.radius[:, None]) & (c.yx < 127 - 2 * c.radius[:, None]) for c in (a, b)], axis=(0, 2))
+        a, b = a.only(whole), b.only(whole)
+        if len(a) < 5:
             continue
         design = np.column_stack([a.yx, np.ones(len(a))])
         affine, *_ = np.linalg.lstsq(design, b.yx, rcond=None)
         np.testing.assert_allclose(design @ affine, b.yx, atol=1e-6)
         np.testing.assert_allclose(b.radius, a.radius * abs(np.linalg.det(affine[:2])) ** 0.5, rtol=1e-9)
         assert np.abs(affine - np.eye(3, 2)).max() > 1e-3  # the views differ
-        shared_blobs += len(shared)
+        shared_blobs += len(a)
     assert shared_blobs > 60
 
 
@@ -341,13 +348,13 @@ def mean_loss(network: CADSN, pool: samples.Pool) -> float:
 def test_training_goes_through_two_stages_and_leaves_weights_that_found_more(tmp_path: Path, rng: np.random.Generator) -> None:
     train = pytest.importorskip("fiducial.train.blobs", reason="extra `train` is not installed")
     loop = pytest.importorskip("fiducial.train.loop")
-    schedule = loop.Schedule(40, batch=4, learning_rate=3e-3, warmup=4, average=0.8, precision="32-true", workers=0)
+    schedule = loop.Schedule(80, batch=4, learning_rate=3e-3, warmup=4, average=0.9, precision="32-true", workers=0)
     pool = pool_of(bright_disks(rng))
     trained = train.train_blobs(pool, TINY, schedule, tmp_path / "run", {"data": "drawn"}, size=64)
     torch.manual_seed(0)
     assert mean_loss(trained, pool) < 0.85 * mean_loss(CADSN(TINY), pool)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"warmup", "contrast", "weights.safetensors"}
-    for stage, steps in (("warmup", 40), ("contrast", 10)):
+    for stage, steps in (("warmup", 80), ("contrast", 20)):
         assert (tmp_path / "run" / stage / "log.csv").read_text().splitlines()[-1].startswith(f"{steps},")
     loaded = weights.load("blobs", tmp_path / "run" / "weights.safetensors")
     assert isinstance(loaded.network, CADSN)

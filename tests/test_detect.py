@@ -349,11 +349,25 @@ def test_what_is_cut_by_the_border_is_found_inside(rng: np.random.Generator) -> 
     assert (found.yx <= np.array(cut.shape) - 0.5).all()
 
 
+def test_of_blobs_across_the_border_the_part_that_is_shown_is_found(rng: np.random.Generator) -> None:
+    """Half of each is shown; the centroid of a half disk lies 4r/3π from its straight edge."""
+    along = np.arange(20.0, 240, 25)
+    border = np.concatenate([np.stack([np.full_like(along, -0.5), along], 1), np.stack([along, np.full_like(along, 255.5)], 1)])
+    crowd = disks(border, np.full(len(border), 9.0))
+    image = render_crowd(crowd, (256, 256), PLAIN, rng) + rng.normal(0, 0.02, (256, 256))
+    found = fiducial.detect(np.clip(30 + 200 * image, 0, 255).astype(np.uint8))
+    seen = crowd.shown((256, 256))
+    partner = metrics.match_points(found.yx, seen.yx, np.full(len(seen), 1.5))
+    assert (partner >= 0).mean() > 0.8
+
+
 def test_a_large_blob_cut_in_half_is_found_inside_an_image_that_no_scale_divides() -> None:
     y, x = np.mgrid[:161, :165]
     found = fiducial.detect(np.where(np.hypot(y - 162, x - 80) < 46, 200, 40).astype(np.uint8))
     assert len(found) == 1
-    assert 158 < found.yx[0, 0] <= 160.5  # the last row of the copy at a quarter of the scale reaches to 163.5
+    shown = np.array([162 - 4 * 46 / (3 * np.pi), 80])  # the centroid of what is shown
+    assert np.linalg.norm(found.yx[0] - shown) < 46 / np.sqrt(2) / 2
+    assert found.yx[0, 0] <= 160.5  # the last row of the copy at a quarter of the scale reaches to 163.5
 
 
 def test_a_bad_option_is_told_once_and_a_strange_name_stays_in_its_folder(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -43,7 +43,7 @@ PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
 # Least P, share, radius in px: of candidates above that P, more than that share are smaller, so that an image is enlarged.
-_SMALL, _SMALL_IN_LITTLE = (0.5, 0.4, 6.5), (0.3, 0.1, 7.0)
+_SMALL, _SMALL_IN_LITTLE = (0.7, 0.4, 6.5), (0.3, 0.1, 7.0)
 # A peak is the highest within ± a number of pixels, for radii below a limit: noise on a wide peak makes no peaks of its own.
 _PEAK_WINDOWS = ((1, 6.0), (3, 12.0), (6, 24.0), (12, np.inf))
 _AT_ONCE = 20_000  # candidates whose neighbors are held in memory
@@ -200,8 +200,11 @@ class BlobDetector:
         seen = self.forward(pixels, context)
         if not twice:
             return seen
-        other = self.forward(np.ascontiguousarray(pixels[:, ::-1]), context)
-        return Output((seen.logits + other.logits.flip(3)) / 2, (seen.log_radius + other.log_radius.flip(3)) / 2, seen.fused)
+        h, w = pixels.shape[:2]
+        whole = np.pad(pixels, ((0, 0), (0, -w % STRIDE), (0, 0)), mode="edge")  # so that cells lie alike in both
+        other = self.forward(np.ascontiguousarray(whole[:, ::-1]), context)
+        logits, log_radius = (x.flip(3)[..., :h, :w] for x in (other.logits, other.log_radius))
+        return Output((seen.logits + logits) / 2, (seen.log_radius + log_radius) / 2, seen.fused)
 
     @torch.inference_mode()
     def forward(self, pixels: Float32[np.ndarray, "h w 3"], context: Context | None = None) -> Output:
