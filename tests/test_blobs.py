@@ -25,7 +25,7 @@ from fiducial.blobs.network import (
 )
 from fiducial.crowds import Style, render_crowd, scatter
 
-TINY = Config(dim=16, heads=2, fine_dim=8)
+TINY = Config(encoder="resnet18_half", dim=16, heads=2, fine_dim=8)
 BARE = replace(TINY, pyramid=False, edges=False, pooling=False)
 
 

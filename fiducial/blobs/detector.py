@@ -37,8 +37,7 @@ ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at 
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
-LITTLE_PX = 160_000  # pixels of an image that is enlarged more readily
-TWICE_PX = 2**19  # pixels of an image that is seen mirrored, too: it takes a second or two all the same
+LITTLE_PX = 160_000  # pixels of an image that is seen mirrored, too, and enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 
@@ -178,7 +177,7 @@ class BlobDetector:
 
     def _in_tile(self, copy: Scaled, tile: Tile, context: Context | None, *, embeddings: bool) -> Candidates:
         tile = tile.aligned(STRIDE)  # so that cells of the network's maps lie alike in all tiles
-        output = self._see(_pixels(copy, tile.window), context, twice=math.prod(copy.image.size) <= TWICE_PX)
+        output = self._see(_pixels(copy, tile.window), context, twice=math.prod(copy.image.size) <= LITTLE_PX)
         y, x, radius, p = peaks(output)
         top, left, bottom, right = tile.core
         inside = (
