@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Integer
 
 from fiducial.augment import add_noise, blur, smooth_field
-from fiducial.coords import Matrix, apply_transform
+from fiducial.coords import Matrix, apply_transform, corners_yx
 
 Gray = Float32[np.ndarray, "_ _"]
 
@@ -21,7 +21,7 @@ MOST = 400  # blobs of a drawn crowd
 
 # Points spread evenly over the unit disk (Vogel's spiral).
 _TURN = np.pi * (3 - math.sqrt(5)) * np.arange(400)
-_IN_DISK = np.sqrt((np.arange(400) + 0.5) / 400)[:, None] * np.stack([np.sin(_TURN), np.cos(_TURN)], axis=1)
+_IN_DISK = np.sqrt(np.arange(1, 800, 2) / 800)[:, None] * np.stack([np.sin(_TURN), np.cos(_TURN)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Crowd:
 
     def cut(self, size: tuple[int, int]) -> "Crowd":
         """Return what an image of that size shows of each blob, taken for an ellipse; Σ is 0 where that is nothing."""
-        reach, last = 2 * np.sqrt(np.diagonal(self.moments, axis1=1, axis2=2)), np.array(size) - 0.5
-        across = np.flatnonzero(((self.yx - reach < -0.5) | (self.yx + reach > last)).any(axis=1))
+        reach, (first, _, last, _) = 2 * np.sqrt(np.diagonal(self.moments, axis1=1, axis2=2)), corners_yx(size)
+        across = np.flatnonzero(((self.yx - reach < first) | (self.yx + reach > last)).any(axis=1))
         values, vectors = np.linalg.eigh(self.moments[across])
         half_axes = 2 * np.sqrt(np.maximum(values, 0))[:, None] * vectors  # (N, 2, 2), as columns
         places = self.yx[across, None] + _IN_DISK @ np.swapaxes(half_axes, 1, 2)  # (N, K, 2)
-        shown = ((places >= -0.5) & (places <= last)).all(axis=2)
+        shown = ((places >= first) & (places <= last)).all(axis=2)
         weight = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
         center = np.einsum("nk,nki->ni", weight, places)
         off = places - center[:, None]
