@@ -53,7 +53,7 @@ def test_lite_answers_the_same_with_its_norms_folded() -> None:
 
 
 def test_public_weights_see_the_image_as_they_were_trained_to() -> None:
-    """Bytes b are (b - 127) / 128 to the public weights and b / 255 - 0.5 to ours; a fourth channel begins with no effect."""
+    """To half a level: (b - 127) / 128 of a byte b, b / 255 - 0.5 to ours; a fourth channel begins with no effect."""
     public, ours = EfficientNetLite(3), EfficientNetLite(4)
     given = {f"other_name_{i}": t for i, t in enumerate(public.state_dict().values())} | {"classifier": torch.zeros(3)}
     load_public_lite(ours, given)

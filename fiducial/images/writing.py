@@ -18,7 +18,7 @@ from fiducial.images.zarr_writing import write_omezarr
 from fiducial.records import InputError
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
-# Rows as differences to the row above, packed in a hurry: half the time of a search for the best, and no more space.
+# Rows as differences to the row above, packed in a hurry: half the time of a search for the best, and hardly more space.
 _PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
