@@ -349,10 +349,12 @@ def test_what_is_cut_by_the_border_is_found_inside(rng: np.random.Generator) -> 
     assert (found.yx <= np.array(cut.shape) - 0.5).all()
 
 
-def test_of_blobs_across_the_border_the_part_that_is_shown_is_found(rng: np.random.Generator) -> None:
-    """Half of each is shown; the centroid of a half disk lies 4r/3π from its straight edge."""
+@pytest.mark.parametrize("beyond", [0.0, 4.0])
+def test_of_blobs_across_the_border_the_part_that_is_shown_is_found(beyond: float, rng: np.random.Generator) -> None:
+    """Half of each, or less than a third, at the upper and the right border."""
     along = np.arange(20.0, 240, 25)
-    border = np.concatenate([np.stack([np.full_like(along, -0.5), along], 1), np.stack([along, np.full_like(along, 255.5)], 1)])
+    above, right = np.full_like(along, -0.5 - beyond), np.full_like(along, 255.5 + beyond)
+    border = np.concatenate([np.stack([above, along], axis=1), np.stack([along, right], axis=1)])
     crowd = disks(border, np.full(len(border), 9.0))
     image = render_crowd(crowd, (256, 256), PLAIN, rng) + rng.normal(0, 0.02, (256, 256))
     found = fiducial.detect(np.clip(30 + 200 * image, 0, 255).astype(np.uint8))
