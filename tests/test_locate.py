@@ -174,6 +174,7 @@ def test_nothing_proposed_is_not_found_at_any_probability() -> None:
         (np.eye(64), np.full((128, 128), 3), "constant"),
         (np.eye(64), np.eye(20), "at least 32 px"),
         (np.eye(900), np.eye(64), "larger than"),
+        (np.eye(32, 3201), np.eye(4000), "at most 100 times as long as wide"),
         (np.zeros((64, 64, 5)), np.eye(100), "channels"),
     ],
 )

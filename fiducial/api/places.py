@@ -30,7 +30,7 @@ def locate(
     """Find where in a source a zoomed-in query lies, at any angle, if it lies there at all.
 
     Args:
-        query: the view to find: gray or RGB(A) (by luminance), at least 32 px a side.
+        query: the view to find: gray or RGB(A) (by luminance), at least 32 px a side, at most a hundred times as long as wide.
         source: the overview.
         weights: a file of one's own; the shipped weights by default.
         device: "auto" (CUDA if present), "cpu" or "cuda".
@@ -46,8 +46,9 @@ def locate(
 
     Raises:
         InputError: an image that cannot be read, is constant, has no finite value, is not gray or color, or is under 32 px a
-            side; a query larger than the source at every scale, or too small in it; pixels that are not square; options that
-            cannot be meant; weights that cannot be loaded, are not calibrated, or cannot tell such a budget.
+            side; a query over a hundred times as long as wide, larger than the source at every scale, or too small in it;
+            pixels that are not square; options that cannot be meant; weights that cannot be loaded, are not calibrated, or
+            cannot tell such a budget.
     """
     check_search(most, scale)
     sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)

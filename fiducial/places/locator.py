@@ -43,6 +43,7 @@ from fiducial.steps import Steps
 from fiducial.tiles import Tile, tiles
 
 SMALLEST_QUERY_PX = 32
+LONGEST_QUERY = 100  # sides of a query: the longer in parts of the shorter
 SMALLEST_SIDE_PX = 24.0  # of a box, in pixels of the source: below, too little is left to compare
 SMALLEST_STATED_PX = 12.0  # the same where the scale is stated
 SCALES = (0.1, 1.0)  # sizes of a query's pixel, in pixels of the source, that are searched by default
@@ -108,8 +109,8 @@ class PlaceLocator:
         """Find the `most` probable places of a query in a source; `scales` bounds the size of its pixel in the source's.
 
         Raises:
-            InputError: an image is constant, without finite values, not gray or color, a query under 32 px, or larger than
-                the source at every scale searched.
+            InputError: an image is constant, without finite values, not gray or color, a query under 32 px, over a hundred
+                times as long as wide, or larger than the source at every scale searched.
         """
         answer = self.candidates(query, source, scales, progress)
         matches, score = answer.matches, self.probability(answer.evidence)
@@ -212,13 +213,18 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
     """Return the least and largest side of a box, in pixels of the source, that is to be searched.
 
     Raises:
-        InputError: an image is under 32 px a side, or the query too small or too large in the source at every scale.
+        InputError: an image is under 32 px a side, the query a hundred times as long as wide, or too small or too large in the
+            source at every scale.
     """
     if min(query.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a query must have at least {SMALLEST_QUERY_PX} px a side, {query.name} has {query.size}")
     if min(source.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a source must have at least {SMALLEST_QUERY_PX} px a side, {source.name} has {source.size}")
     shorter, longer = min(query.size), max(query.size)
+    if longer > LONGEST_QUERY * shorter:
+        raise InputError(
+            f"a query must be at most {LONGEST_QUERY} times as long as wide, {query.name} has {query.size}: crop it"
+        )
     narrow = scales[1] < 1.5 * scales[0]  # a scale that was stated
     largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
     smallest = (SMALLEST_STATED_PX if narrow else SMALLEST_SIDE_PX) / min(1.0, _largest_factor(source))
