@@ -23,7 +23,7 @@ from result_files import write_result
 
 from fiducial.augment import add_noise, smooth_field
 from fiducial.blobs.detector import BlobDetector
-from fiducial.crowds import Style, render_crowd, scatter, stretch
+from fiducial.crowds import Style, in_bytes, render_crowd, scatter, stretch
 from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import summarize
 
@@ -34,7 +34,7 @@ COLUMNS = ("blobs", "f1", "f1_low", "f1_high", "precision", "recall", "error_px"
 
 
 def draw(density: int, number: int) -> CrowdImage:
-    """Draw an image, bright on dark; its truth are the blobs whose centers it shows."""
+    """Draw an image, bright on dark; its truth are the parts of blobs that it shows."""
     rng = np.random.default_rng([SEED, density, number])
     kind = KINDS[number % len(KINDS)]
     style = Style(
@@ -50,8 +50,7 @@ def draw(density: int, number: int) -> CrowdImage:
     crowd = stretch(scatter(rng, SIZE, RADII_PX, (spacing, spacing + 0.05), SHARE), rng, style.stretch)
     image = render_crowd(crowd, SIZE, style, rng) + np.float32(0.05) * smooth_field(rng, SIZE, 4)
     image = add_noise(image, rng, float(rng.uniform(0.02, 0.08)))
-    bright = np.clip((image - image.min()) / np.ptp(image) * 255, 0, 255).astype(np.uint8)
-    return CrowdImage(f"{spacing}_{number}", bright, crowd.shown(SIZE))
+    return CrowdImage(f"{spacing}_{number}", in_bytes(image), crowd.shown(SIZE))
 
 
 def half_negative(images: Sequence[CrowdImage]) -> list[CrowdImage]:

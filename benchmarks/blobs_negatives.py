@@ -24,6 +24,7 @@ from skimage import data
 
 from fiducial.augment import smooth_field
 from fiducial.blobs.detector import BlobDetector
+from fiducial.blobs.samples import is_background
 from fiducial.crowds import NOTHING
 from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import find
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from blobs_data import split
 
 SEED, SIZE, WINDOW, TEXTURE_PX = 13, (256, 384), (96, 128), 256
-APART_PX, WINDOWS = 8.0, 2  # from a blob; of an image, at most
+WINDOWS = 2  # of an image, at most
 NOISE = (0.01, 0.08)
 
 Gray = Float64[np.ndarray, "h w"]
@@ -79,9 +80,8 @@ def empty_windows(image: CrowdImage) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for top in range(0, image.pixels.shape[0] - h + 1, h):
         for left in range(0, image.pixels.shape[1] - w + 1, w):
-            nearest = np.clip(image.crowd.yx, (top, left), (top + h - 1, left + w - 1))
-            away = np.linalg.norm(image.crowd.yx - nearest, axis=1) > image.crowd.radius + APART_PX
-            if away.all() and len(found) < WINDOWS:
+            corner = np.array([top, left])
+            if is_background(image.crowd, corner, corner + WINDOW) and len(found) < WINDOWS:
                 found.append(image.pixels[top : top + h, left : left + w].copy())
     return found
 

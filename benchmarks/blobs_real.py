@@ -38,7 +38,7 @@ from result_files import write_result
 from skimage.feature import blob_log
 
 from fiducial.blobs.detector import BlobDetector
-from fiducial.crowds import disks
+from fiducial.crowds import NOTHING
 from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import Judged, find, summarize
 
@@ -68,7 +68,7 @@ def measure_speed(images: Mapping[str, Sequence[CrowdImage]], detector: BlobDete
         large = [image for image in own if min(image.pixels.shape[:2]) >= SPEED_PX]
         if not large:
             continue
-        nothing = disks(np.zeros((0, 2)), np.zeros(0))
+        nothing = NOTHING
         crop = CrowdImage(large[0].name, large[0].pixels[:SPEED_PX, :SPEED_PX], nothing)
         ours, theirs = [], []
         for _ in range(runs + 1):  # the first to warm up

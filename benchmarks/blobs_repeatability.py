@@ -40,7 +40,7 @@ from skimage import data
 from fiducial.augment import add_noise, change_gamma, map_from_matrix, resample
 from fiducial.blobs.detector import BlobDetector
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
-from fiducial.crowds import disks
+from fiducial.crowds import NOTHING
 from fiducial.datasets import CrowdImage
 from fiducial.images import from_array, to_gray
 from fiducial.metrics import match_points
@@ -101,7 +101,7 @@ def find_blobs(detector: BlobDetector, image: Picture) -> Points:
 
 def find_peaks(space: Callable[..., tuple[np.ndarray, np.ndarray]], polarity: str, image: Picture) -> Points:
     """Return the peaks of a scale space by descending height, overlapping ones pruned."""
-    gray = normalized_gray(CrowdImage("image", image, disks(np.zeros((0, 2)), np.zeros(0))))
+    gray = normalized_gray(CrowdImage("image", image, NOTHING))
     peaks = peaks_of(*space(made_bright(gray, polarity)), LEAST_RESPONSE)
     return peaks.yx[pruned(peaks, smaller_rivals(peaks), len(peaks.yx))].astype(np.float64)
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Integer
+from jaxtyping import Float32, Float64, Integer, UInt8
 
 from fiducial.augment import add_noise, blur, smooth_field
 from fiducial.coords import Matrix, apply_transform, corners_yx
@@ -60,7 +60,8 @@ class Crowd:
         weight = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
         center = np.einsum("nk,nki->ni", weight, places)
         off = places - center[:, None]
-        part = Crowd(center, np.einsum("nk,nki,nkj->nij", weight, off, off))
+        own = self.moments[across] * shown.any(axis=1)[:, None, None] / len(_IN_DISK)  # a place stands for an area
+        part = Crowd(center, np.einsum("nk,nki,nkj->nij", weight, off, off) + own)
         area = shown.mean(axis=1) * self.radius[across] ** 2 / np.maximum(part.radius**2, 1e-9)
         out = replace(self, yx=self.yx.copy(), moments=self.moments.copy())
         out.yx[across], out.moments[across] = center, part.moments * area[:, None, None]
@@ -231,6 +232,11 @@ def _profile(rho: np.ndarray, style: Style, softness: float) -> Gray:
     elif style.kind == "rim":
         inside = inside * (0.45 + 0.55 * np.exp(-(((rho - 0.88) / 0.14) ** 2)))
     return inside.astype(np.float32)
+
+
+def in_bytes(image: Gray) -> UInt8[np.ndarray, "h w"]:
+    """Return an image with its tones spread over 8 bits, from its least to its largest."""
+    return np.clip((image - image.min()) / max(float(np.ptp(image)), 1e-6) * 255, 0, 255).astype(np.uint8)
 
 
 def draw_crowd(

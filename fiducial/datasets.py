@@ -18,11 +18,12 @@ from scipy.spatial import cKDTree
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.crowds import Crowd, crowd_of_labels, disks
-from fiducial.images import intensity_range, open_image, to_gray
+from fiducial.images import intensity_range, is_omezarr, open_image, to_gray
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".zarr")
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".zarr")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 
 MOST_CLASSES = 200  # in a mask of 8 bits, below the value that stands for "unknown"
@@ -152,7 +153,7 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
     for path in list_images(root / "samples"):
         sample = _read_normalized(path)
         template = _read_normalized(templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, ""))
-        mask = _read_labels(_existing(root / "masks" / path.stem, ""))
+        mask = _read_labels(_existing(root / "masks" / path.stem, "", MASK_SUFFIXES))
         if not sample.shape == template.shape == mask.shape:
             raise InputError(f"{path.name}: sample, template and mask must have one size, got "
                              f"{sample.shape}, {template.shape}, {mask.shape}")  # fmt: skip
@@ -224,12 +225,12 @@ def _shrink(image: UInt8[np.ndarray, "h w"], longest_px: int) -> UInt8[np.ndarra
     return image if factor >= 1 else cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
 
 
-def _existing(stem: Path, ending: str) -> Path:
-    for suffix in IMAGE_SUFFIXES:
+def _existing(stem: Path, ending: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Path:
+    for suffix in suffixes:
         path = stem.with_name(stem.name + ending + suffix)
-        if path.is_file():
+        if path.is_file() or is_omezarr(path):
             return path
-    raise InputError(f"expected an image {stem.name}{ending} ({', '.join(IMAGE_SUFFIXES)}) in {stem.parent}, found none")
+    raise InputError(f"expected an image {stem.name}{ending} ({', '.join(suffixes)}) in {stem.parent}, found none")
 
 
 def _read_normalized(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -312,7 +313,7 @@ def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
 
 
 def _with_labels(path: Path, folder: Path) -> CrowdImage:
-    pixels, found = read_color(path), _existing(folder / path.stem, "")
+    pixels, found = read_color(path), _existing(folder / path.stem, "", MASK_SUFFIXES)
     labels = _read_numbers(found)
     if labels.ndim == 3 and not (labels[..., :3] == labels[..., :1]).all():
         raise InputError(f"{found} must be a label image with one number per region, it is in color")

@@ -34,15 +34,14 @@ def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) ->
 
     Over black, at most `OVERLAY_PX` a side, if no image is given.
     """
-    factor = min(1.0, OVERLAY_PX / max(record.size)) if image is None else image.shape[1] / record.size[1]
-    size = (round(record.size[0] * factor), round(record.size[1] * factor)) if image is None else image.shape[:2]
+    size = _shown_size(record.size) if image is None else (image.shape[0], image.shape[1])
     canvas = np.zeros((*size, 3), np.uint8) if image is None else _to_rgb(image)
     mask = record.mask if size == record.size else cv2.resize(record.mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     for k in np.unique(mask[mask > 0]).tolist():
         own = mask == k
         canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
     thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
-    edges = yx_to_pixel_edges(record.boxes_yxyx) * factor
+    edges = yx_to_pixel_edges(record.boxes_yxyx) * (np.array(size * 2) / (record.size * 2))
     for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
         y0, x0, y1, x1 = box.round().astype(int).tolist()
         color = _COLORS[(label - 1) % len(_COLORS)]
@@ -62,11 +61,7 @@ def draw_places(
     Where the query was found it is drawn into the source. A dot marks the query's top left corner. A small source is enlarged.
     Over black, at most `OVERLAY_PX` a side, if no source is given.
     """
-    factor = min(1.0, OVERLAY_PX / max(record.source_size)) if source is None else source.shape[1] / record.source_size[1]
-    size = (round(record.source_size[0] * factor), round(record.source_size[1] * factor))
-    canvas = np.zeros((*size, 3), np.uint8) if source is None else _to_rgb(source)
-    enlarged = max(1, round(_READABLE_PX / max(size)))
-    canvas = cv2.resize(canvas, None, fx=enlarged, fy=enlarged, interpolation=cv2.INTER_LINEAR)
+    canvas = _enlarge(np.zeros((*_shown_size(record.source_size), 3), np.uint8) if source is None else _to_rgb(source))
     size = (canvas.shape[0], canvas.shape[1])
     to_canvas = resize_transform(record.source_size, size)
     side = None if query is None or not len(record) else _comparison(record, canvas, to_canvas, _to_rgb(query))

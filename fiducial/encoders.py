@@ -156,7 +156,8 @@ def load_public_lite(encoder: EfficientNetLite, public: Mapping[str, Tensor]) ->
         ValueError: it holds other tensors.
     """
     own, given = encoder.state_dict(), list(public.values())[: len(encoder.state_dict())]
-    if [tuple(t.shape) for t in given[1:]] != [tuple(t.shape) for t in list(own.values())[1:]]:
+    expected = [(32, 3, 3, 3), *(tuple(t.shape) for t in list(own.values())[1:])]
+    if [tuple(t.shape) for t in given] != expected:
         raise ValueError("public must hold the tensors of EfficientNet-Lite0 in its order")
     begun = dict(zip(own, given, strict=True))
     stem = torch.zeros_like(own["stem.0.weight"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from fiducial.images import is_omezarr
 from fiducial.records import InputError
 
 MAX_JSON_BYTES = 64 * 2**20  # a record of more, of a million blobs say, is not opened to learn what it was made with
@@ -61,7 +62,7 @@ class Run:
     """What one command left in a folder.
 
     Attributes:
-        command, options, version, started, seconds: of run.json; empty or NaN where there is none.
+        command, options, weights (name and SHA-256), version, started, seconds: of run.json; empty or NaN where there is none.
         summary: summary.csv, every value as it is written; a row for each input, the first column its name.
     """
 
@@ -69,6 +70,7 @@ class Run:
     verb: str
     command: tuple[str, ...]
     options: tuple[tuple[str, object], ...]
+    weights: tuple[str, str]
     version: str
     started: str
     seconds: float
@@ -124,12 +126,14 @@ def read_run(folder: Path) -> Run | None:
     if verb not in KINDS:
         return None
     try:
+        weights = dict(stated.get("weights", {}))
         given = [_given(entry) for entry in stated["inputs"]] if "inputs" in stated else _listed(summary, verb)
         return Run(
             folder,
             verb,
             tuple(str(word) for word in stated.get("command", ())),
             tuple(dict(stated.get("options", {})).items()),
+            (str(weights.get("name", "")), str(weights.get("sha256", ""))),
             str(stated.get("fiducial", "")),
             str(stated.get("started", "")),
             _seconds(stated.get("seconds")),
@@ -171,7 +175,7 @@ def read_head(path: Path, rows: int) -> tuple[pd.DataFrame, int]:
 def find_file(run: Run, path: Path) -> Path | None:
     """Return where a file of the run's command lies: as it was given, or below a folder that holds the run."""
     places = [path, *(parent / path for parent in run.folder.resolve().parents)]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if place.is_file() or is_omezarr(place)), None)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last r
 Progress = Callable[[int, int], None]  # called with parts done and parts in all
 Verdict = Literal["good", "bad", "refused"]
 
+NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own, and a row in tables without others
+
 
 class InputError(ValueError):
     """Say what the user can mend: the rule, the values that came, what to do."""

@@ -164,7 +164,8 @@ def _command(run: Run) -> Markup:
 
 def _made(run: Run, makings: list[Making]) -> list[tuple[str, object]]:
     """Return the names and values that say what made a run: weights with their hash, version, parameters, start."""
-    weights = dict.fromkeys((m.weights, m.sha256) for m in makings if m.weights)
+    stated = [(m.weights, m.sha256) for m in makings if m.weights]
+    weights = dict.fromkeys(stated or ([run.weights] if run.weights[0] else []))
     versions = dict.fromkeys([*([run.version] if run.version else []), *(m.version for m in makings if m.version)])
     pairs: list[tuple[str, object]] = [
         ("Weights", Markup("{}, SHA-256 <code>{}</code>").format(name, sha256)) for name, sha256 in weights

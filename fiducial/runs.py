@@ -29,12 +29,11 @@ import torch
 from fiducial.images import MAX_BYTES, open_image, write_text
 from fiducial.images.limits import readable
 from fiducial.inputs import Input
-from fiducial.records import Image, InputError
+from fiducial.records import NEGATIVE, Image, InputError
 from fiducial.version import VERSION
 from fiducial.weights import Weights
 
 RECORD = "run.json"
-NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own when they are the only ones
 SHARED_BYTES = 2**30  # most that is held of images that several inputs share
 
 _RARELY = 20  # times as long as the record and the tables take to be written, they are left as they are

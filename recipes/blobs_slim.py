@@ -55,8 +55,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the samples; a run that goes on from another draws its own")
-    parser.add_argument("--imagenet", action="store_true", help="begin the encoder with public weights (extra `train`)")
-    parser.add_argument("--start", type=Path, default=None, help="weights to go on from")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--imagenet", action="store_true", help="begin the encoder with public weights (extra `train`)")
+    begin.add_argument("--start", type=Path, default=None, help="weights to go on from")
     args = parser.parse_args()
     start = None if args.start is None else weights.load("blobs", args.start)
     before = " --imagenet" if args.imagenet else "" if start is None else f" --start, from {start.card['recipe']}"

@@ -17,7 +17,7 @@ from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN
 from fiducial.blobs.samples import background
-from fiducial.crowds import NOTHING, draw_crowd
+from fiducial.crowds import NOTHING, draw_crowd, in_bytes
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
@@ -25,11 +25,6 @@ from fiducial.train.loop import calibrating
 
 DRAWN, EMPTY = 16, 8  # images drawn of crowds, and of nothing
 BACKGROUNDS = 24  # windows without blobs
-
-
-def in_bytes(image: np.ndarray) -> np.ndarray:
-    """Spread the tones of a drawn image over 8 bits."""
-    return np.clip((image - image.min()) / max(float(np.ptp(image)), 1e-6) * 255, 0, 255).astype(np.uint8)
 
 
 def drawn_crowds(count: int = DRAWN) -> list[CrowdImage]:
@@ -48,7 +43,7 @@ def without_blobs(images: list[CrowdImage]) -> list[CrowdImage]:
     """Return windows that all blobs of their image stay away from, and drawn backgrounds, each as an image of its own."""
     windows = [background(image, np.random.default_rng([12, i])) for i, image in enumerate(images)]
     found = [window for window in windows if window is not None]
-    chosen = found[:: max(1, len(found) // BACKGROUNDS)]
+    chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, BACKGROUNDS).round().astype(int))] if found else []
     for i in range(EMPTY):
         drawn, _ = draw_crowd(np.random.default_rng([13, i]), (320, 352), (4.0, 8.0), (1.0, 1.0), 0.0)
         chosen.append(in_bytes(drawn))

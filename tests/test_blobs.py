@@ -227,7 +227,7 @@ def test_the_network_goes_through_its_parts_in_the_stated_order(network: CADSN) 
     assert [fusion.attention is not None for fusion in network.fusion] == [False, True, True, True]
 
 
-def test_without_the_pyramid_blobs_come_from_stride_8_alone() -> None:
+def test_without_the_pyramid_what_is_fused_comes_from_stride_8_alone() -> None:
     bare, image = CADSN(BARE).eval(), torch.rand(1, 3, 64, 96)
     eighth = bare.encoder(torch.cat([image - 0.5, local_contrast(image)], dim=1))[2]
     expected = F.interpolate(bare.lateral[1](eighth), scale_factor=2, mode="bilinear")

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from fiducial import crowds
 from fiducial.coords import apply_transform, shift, similarity
-from fiducial.crowds import Crowd, Style, crowd_of_labels, disks, heat_map
+from fiducial.crowds import NOTHING, Crowd, Style, crowd_of_labels, disks, heat_map, in_bytes
 
-NOTHING = disks(np.zeros((0, 2)), np.zeros(0))
 PLAIN = Style("disk", over=True, contrast=(1.0, 1.0), softness=0.05, texture=0.0, ragged=0.0, stretch=0.0)
 
 
@@ -270,6 +269,19 @@ def test_a_blob_across_the_border_is_what_the_image_shows_of_it() -> None:
     np.testing.assert_array_equal(seen.yx[2], crowd.yx[2])
     np.testing.assert_array_equal(seen.moments[2], crowd.moments[2])
     assert seen.radius[3] == 0
+
+
+@pytest.mark.parametrize("center_y", np.linspace(-19.4, -17.9, 16))
+def test_a_sliver_is_never_longer_than_its_blob(center_y: float) -> None:
+    seen = disks(np.array([[-0.5 + center_y, 50.0]]), np.array([20.0])).cut((80, 100))
+    assert 0 < seen.radius[0] < 6
+    assert np.sqrt(np.linalg.eigvalsh(seen.moments[0]).max()) < 10
+    assert -0.5 <= seen.yx[0, 0] < 2
+
+
+def test_bytes_hold_the_least_and_the_largest_tone() -> None:
+    assert in_bytes(np.array([[-3.0, 0.0, 3.0]], np.float32)).tolist() == [[0, 127, 255]]
+    assert in_bytes(np.full((2, 3), 7, np.float32)).max() == 0
 
 
 def test_what_is_cut_is_what_the_labels_of_the_part_say() -> None:

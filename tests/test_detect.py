@@ -107,14 +107,15 @@ def test_a_mirrored_image_mirrors_the_answer(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(found.score, mirrored.score, atol=0.002)
 
 
-def test_tiles_and_the_whole_agree(rng: np.random.Generator) -> None:
-    image, _ = crowd_image(rng, (620, 730))
+@pytest.mark.parametrize("size", [(620, 730), (300, 521)], ids=["large", "also seen mirrored"])
+def test_tiles_and_the_whole_agree(size: tuple[int, int], rng: np.random.Generator) -> None:
+    image, _ = crowd_image(rng, size)
     _, detector, least = api.check_detection(None, "cpu", 0.5, None)
     answers = []
     for tile_px in (2048, 300):
         found, evidence = detector.candidates(from_array(image), tile_px=tile_px)
         answers.append(found.yx[detector.probability(evidence) >= least])
-    assert len(answers[0]) > 100
+    assert len(answers[0]) > 60
     assert agree(*answers) >= 0.995
 
 
@@ -162,7 +163,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, rng: np.random.Gene
 ], ids=["constant", "narrow", "noise"])  # fmt: skip
 def test_nothing_is_an_answer(image: np.ndarray) -> None:
     found = fiducial.detect(image)
-    assert len(found) <= 2
+    assert len(found) <= (0 if np.ptp(image) == 0 else 2)
     assert found.count_interval[0] == 0
     assert found.yx.shape == (len(found), 2)
 
@@ -222,7 +223,7 @@ def test_fewer_false_alarms_list_fewer_blobs(rng: np.random.Generator) -> None:
 def test_embeddings_know_a_blob_again_in_other_light(rng: np.random.Generator) -> None:
     image, _ = crowd_image(rng)
     first = fiducial.detect(image, embeddings=True)
-    second = fiducial.detect(np.clip(40 + 0.6 * image[:, ::1], 0, 255).astype(np.uint8), embeddings=True)
+    second = fiducial.detect(np.clip(40 + 0.6 * image, 0, 255).astype(np.uint8), embeddings=True)
     np.testing.assert_allclose(np.linalg.norm(first.embedding, axis=1), 1, rtol=1e-4)
     partner = metrics.match_points(second.yx, first.yx, np.full(len(first), 1.0))
     hit = np.flatnonzero(partner >= 0)

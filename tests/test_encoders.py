@@ -67,3 +67,5 @@ def test_public_weights_see_the_image_as_they_were_trained_to() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="tensors of EfficientNet-Lite0"):
         load_public_lite(EfficientNetLite(4), build_encoder("resnet18", 3).state_dict())
+    with pytest.raises(ValueError, match="tensors of EfficientNet-Lite0"):  # of gray images
+        load_public_lite(EfficientNetLite(4), EfficientNetLite(1).state_dict())

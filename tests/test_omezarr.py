@@ -13,7 +13,7 @@ import pytest
 
 from fiducial import resampling
 from fiducial.coords import shift
-from fiducial.datasets import list_images
+from fiducial.datasets import list_images, read_aligned, read_pair_folder
 from fiducial.images import from_array, open_image, read_reduced, write_image, write_omezarr
 from fiducial.inputs import choose_images
 from fiducial.records import Image, InputError
@@ -360,6 +360,21 @@ def test_folders_of_omezarr_count_as_images(tmp_path: Path) -> None:
     write_image(tmp_path / "b.png", picture(dtype="uint8"))
     assert list_images(tmp_path) == [tmp_path / "b.png", path]
     assert choose_images([path]) == choose_images([tmp_path / "*.ome.zarr"]) == [path]
+
+
+def test_training_data_may_be_omezarr(tmp_path: Path) -> None:
+    pixels = picture((64, 80), "uint8")
+    for place in ("a/1.zarr", "b/1.zarr", "pairs/samples/x.zarr", "pairs/templates/x.zarr", "pairs/templates/y.zarr"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write_omezarr(tmp_path / place, from_array(pixels))
+    (pair,) = read_aligned(tmp_path)
+    np.testing.assert_array_equal(pair.b, pixels)
+    with pytest.raises(InputError, match=r"an image x \(.png, .jpg, .jpeg, .tif, .tiff\) in .*masks, found none"):
+        list(read_pair_folder(tmp_path / "pairs"))
+    (tmp_path / "pairs" / "masks").mkdir()
+    write_image(tmp_path / "pairs" / "masks" / "x.png", np.zeros((64, 80), np.uint8))
+    (compared,) = read_pair_folder(tmp_path / "pairs")
+    np.testing.assert_array_equal(compared.sample, compared.template)
 
 
 def test_an_image_that_could_not_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

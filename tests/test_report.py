@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from typed import run as fiducial
 
 from fiducial import pages
 from fiducial.coords import shift, similarity
+from fiducial.images import from_array, write_omezarr
 from fiducial.records import InputError
 
 HOSTILE = '<script>alert("1")&<b>\'.png'
@@ -217,6 +219,24 @@ def test_a_drawing_that_is_damaged_is_left_out_and_said(run: Path, spoil: bytes)
     (run / "plain" / "blobs.json").write_bytes(spoil)
     (run / "plain" / "blobs.csv").write_bytes(spoil)
     assert "overlay.png is left out" in page_of(run).text
+
+
+def test_weights_are_told_where_no_record_is_left_to_state_them(run: Path) -> None:
+    stated = json.loads((run / "run.json").read_text())
+    for entry in stated["inputs"]:
+        (run / entry["name"] / "blobs.json").unlink()
+    assert stated["weights"]["sha256"] in page_of(run).text
+
+
+@pytest.mark.skipif(find_spec("zarr") is None, reason="needs the extra zarr")
+def test_an_image_that_is_omezarr_is_shown(run: Path) -> None:
+    write_omezarr(run.parent / "dots.zarr", from_array(dots(3)))
+    stated = json.loads((run / "run.json").read_text())
+    stated["inputs"][0]["files"]["image"] = str(run.parent / "dots.zarr")
+    (run / "run.json").write_text(json.dumps(stated))
+    page = page_of(run)
+    assert "dots.zarr" in page.text
+    assert "left out" not in page.text
 
 
 def test_a_run_without_its_run_json_is_shown_from_its_summary(run: Path) -> None:

@@ -37,7 +37,7 @@ def detect(
         weights: a file of one's own; the shipped weights by default.
         device: "auto" (CUDA if present), "cpu" or "cuda".
         diameter: typical diameter in pixels, or as text with a unit ("3.5 um") if the file states the size of its pixels;
-            blobs of a third to three times that are found. By default, radii of 2 to 80 px are searched for.
+            blobs of about a third to two and a half times that are found. By default, radii of 2 to 80 px are searched for.
         min_probability: least calibrated probability of a blob that is listed.
         false_alarms: instead of `min_probability`, how many false blobs a megapixel may hold on average.
         embeddings: also return vectors that tell blobs apart.

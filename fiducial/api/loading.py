@@ -13,6 +13,8 @@ from fiducial.weights import Weights
 
 METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
+SMALLEST = 1e-10  # probability that a budget asks for where it has no need to ask for any
+
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
 
 # What a budget of false alarms counts them per, for each family: one negative, and several.
@@ -67,7 +69,8 @@ def least_probability(loaded: Weights, min_probability: float, false_alarms: flo
     calibration = check_calibrated(loaded)
     if false_alarms is None:
         return min_probability
-    return float(np.nextafter(threshold_for_budget(calibration, false_alarms, NEGATIVES[loaded.family]), 2))
+    exceeded = threshold_for_budget(calibration, false_alarms, NEGATIVES[loaded.family])
+    return max(SMALLEST, float(np.nextafter(exceeded, 2)))
 
 
 def version_of(weights: str | Path | None) -> int:

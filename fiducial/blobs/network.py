@@ -40,7 +40,7 @@ class Config:
     Attributes:
         encoder: the backbone. dim: D, channels of both streams. heads: of the attention across streams.
         fine_dim: channels of the pyramid's level at stride 2 (not in the paper).
-        pyramid: False takes the blobs from stride 8 alone (Table 3, the baseline).
+        pyramid: False takes the blobs from stride 8 and the fine level alone (Table 3, the baseline).
         edges: the edge-aware stream. pooling: the scale-adaptive pyramid pooling.
         fusion: "attention" (across streams, then the gate), the gate alone, sum, or concatenation.
     """

@@ -18,14 +18,14 @@ from fiducial import augment
 from fiducial.blobs.loss import CONTRAST, Truth, contrast_loss, loss, neighbors
 from fiducial.blobs.network import CADSN
 from fiducial.coords import Matrix, image_center_yx, resize_transform, shift, similarity
-from fiducial.crowds import NOTHING, Crowd, draw_crowd, heat_map
+from fiducial.crowds import NOTHING, Crowd, draw_crowd, heat_map, in_bytes
 from fiducial.datasets import CrowdImage
 
 RADII_PX = (2.0, 36.0)  # of blobs that are to be found; smaller ones are not judged
 TOO_LARGE_PX = 52.0  # radius from which a blob is not to be found at this scale; those between are not judged
 TYPICAL_PX = (3.0, 22.0)  # the median radius of a sample, log-uniform
 WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and in pixels
-DRAWN, COLORED = 0.3, 0.4  # share of samples that are drawn, and of these in color
+DRAWN, COLORED = 0.2, 0.4  # share of samples that are drawn, and of these in color
 EMPTY = 0.12  # share of samples that hold no blob
 APART_PX, BACKGROUND_PX, TRIES = 8.0, (64, 256), 40  # background: distance to any blob, side; windows that are tried
 EACH_VIEW = 60  # blobs of a view that are contrasted
@@ -112,7 +112,7 @@ def _source(pool: Pool, rng: np.random.Generator, size: int) -> tuple[UInt8[np.n
         share = float(np.exp(rng.uniform(np.log(0.02), np.log(0.7))))
         radii = (max(1.5, typical / spread), max(1.6, typical * spread))
         image, crowd = draw_crowd(rng, (size + 48, size + 48), radii, (nearest, nearest + float(rng.uniform(0, 0.8))), share)
-        return _in_bytes(image, rng), crowd, True
+        return _in_bytes(image, rng), crowd.shown((size + 48, size + 48)), True
     chosen = _choose(pool, rng)
     return chosen.pixels, chosen.crowd, False
 
@@ -124,10 +124,8 @@ def _choose(pool: Pool, rng: np.random.Generator) -> CrowdImage:
 
 def _in_bytes(image: Float32[np.ndarray, "h w"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w *c"]:
     """Spread the tones of a drawn image, and color some."""
-    low, high = float(image.min()), float(image.max())
-    drawn = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    shown = paint(drawn, rng) if rng.random() < COLORED else drawn
-    return (shown * 255).astype(np.uint8)
+    drawn = in_bytes(image)
+    return (paint(drawn / np.float32(255), rng) * 255).astype(np.uint8) if rng.random() < COLORED else drawn
 
 
 def _without_blobs(pool: Pool, rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "h w *c"]:
@@ -140,14 +138,19 @@ def _without_blobs(pool: Pool, rng: np.random.Generator, size: int) -> UInt8[np.
     return _in_bytes(draw_crowd(rng, (size + 48, size + 48), (4.0, 8.0), (1.0, 1.0), 0.0)[0], rng)
 
 
+def is_background(crowd: Crowd, first: np.ndarray, end: np.ndarray) -> bool:
+    """Say whether all blobs stay away, by `APART_PX`, from the pixels from `first` to before `end` (row, column)."""
+    apart = np.linalg.norm(crowd.yx - np.clip(crowd.yx, first, end - 1), axis=1)
+    return bool((apart > crowd.radius + APART_PX).all())
+
+
 def background(image: CrowdImage, rng: np.random.Generator) -> UInt8[np.ndarray, "i j *c"] | None:
     """Return a window that all blobs of the image stay away from; None if none was met with."""
     full = np.array(image.pixels.shape[:2])
     for _ in range(TRIES):
         side = np.minimum(full, round(float(np.exp(rng.uniform(*np.log(BACKGROUND_PX))))))
         corner = rng.integers(0, full - side + 1)
-        apart = np.linalg.norm(image.crowd.yx - np.clip(image.crowd.yx, corner, corner + side - 1), axis=1)
-        if (apart > image.crowd.radius + APART_PX).all():
+        if is_background(image.crowd, corner, corner + side):
             return image.pixels[corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]]
     return None
 
@@ -229,7 +232,7 @@ def _rim(pixels: UInt8[np.ndarray, "h w *c"]) -> tuple[float, ...]:
 
 
 def photograph(image: Float32[np.ndarray, "h w *c"], rng: np.random.Generator) -> Color:
-    """Draw another exposure: tones, light, blur, noise, negative, color; then normalize as `detector` does, not exactly."""
+    """Normalize nearly as `detector` does, then draw another exposure: tones, light, blur, noise, negative, color."""
     strength = float(rng.uniform(0, 1))
     if image.ndim == 3:
         image = image @ rng.dirichlet((1, 1, 1)).astype(np.float32) if rng.random() < 0.2 else restain(image, rng)

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from fiducial.coords import Matrix, apply_transform, yx_to_corner_xy
-from fiducial.records import Blobs, Defects, InputError, Keypoints, Places, Provenance, Registration
+from fiducial.records import NEGATIVE, Blobs, Defects, InputError, Keypoints, Places, Provenance, Registration
 
 RecordT = TypeVar("RecordT")
 Mapped = Places | Blobs | Defects | Keypoints | Registration  # whose points lie in an image with a pixel size, or on a map
@@ -61,7 +61,7 @@ def table_with_answer(record: Defects | Places | Registration, frame: pd.DataFra
 
     So a table without rows always means that there is nothing to list.
     """
-    negative = record.answer in ("refused", "not here")
+    negative = record.answer in NEGATIVE
     rows = frame.reindex([0]) if negative and frame.empty else frame
     return rows.assign(answer=record.answer).to_csv(index=False, lineterminator="\n")
 

@@ -16,7 +16,7 @@ from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
 from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
 
-SHARE_OF_CONTRAST = 0.25  # steps of the second stage, in parts of those of the first
+SHARE_OF_CONTRAST = 0.1  # steps of the second stage, in parts of those of the first
 SLOWER = 0.3  # learning rate of the second stage, in parts of that of the first
 
 
@@ -32,7 +32,7 @@ def train_blobs(
 ) -> CADSN:
     """Train a CADSN in folder `out`: `warmup/` for centers and radii, then `contrast/` with the contrastive loss too.
 
-    The second stage has a quarter of the steps and, as each of its samples is two views, half the batch.
+    The second stage has a tenth of the steps and, as each of its samples is two views, half the batch.
 
     Raises:
         InputError: the start has another configuration.
