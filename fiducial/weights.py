@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "blobs": ("blobs_slim.safetensors", "6eedb97eb22c7a48f1b53c31f817b2b18d75c45a051404d17930318298576528"),
+    "blobs": ("blobs_slim.safetensors", "1fc186a894d65030e5591ee57f490df27bbea243c25e04daadc5b33775c7e755"),
     "defects": ("defects_slim.safetensors", "dd03b0fa076e4a3e09c2349ff67f5b86483a9dc06407edf09d96c7fb3d0ae76a"),
     "keypoints": ("keypoints_slim.safetensors", "08de55603f4285865c844b866166d3300d192075001f99bdb6a0e91668bdd352"),
     "places": ("places_slim.safetensors", "5ac0589a12380fdf2572d0032783d1cc9151def7344ea51d1746897655fa54d8"),
