@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fiducial import weights
 from fiducial.blobs.network import (
     CADSN,
     Config,
@@ -23,7 +21,6 @@ from fiducial.blobs.network import (
     side_by_side,
     slim,
 )
-from fiducial.crowds import Style, render_crowd, scatter
 
 TINY = Config(encoder="resnet18_half", dim=16, heads=2, fine_dim=8)
 BARE = replace(TINY, pyramid=False, edges=False, pooling=False)
@@ -390,30 +387,3 @@ def test_embeddings_move_with_the_image() -> None:
 
 
 # What was learned
-
-
-def crowd_of(radius_px: float) -> Tensor:
-    """Return an image of disks of about one size."""
-    rng = np.random.default_rng(3)
-    crowd = scatter(rng, (256, 320), (0.9 * radius_px, 1.1 * radius_px), (1.05, 1.4), 0.4)
-    style = Style("disk", over=True, contrast=(0.7, 0.8), softness=0.1, texture=0.0, ragged=0.0, stretch=0.0)
-    return torch.from_numpy(0.1 + render_crowd(crowd, (256, 320), style, rng)).expand(1, 3, -1, -1)
-
-
-def shipped() -> bool:
-    return "blobs" in weights.SHIPPED and (Path(weights.FOLDER) / weights.SHIPPED["blobs"][0]).is_file()
-
-
-@pytest.mark.skipif(not shipped(), reason="no weights of `blobs` are shipped yet: what they learned cannot be tested")
-def test_the_trained_network_weighs_scales_differently_for_small_and_for_large_blobs() -> None:
-    network = weights.load("blobs").network
-    assert isinstance(network, CADSN)
-    assert network.pooling is not None
-    seen: list[Tensor] = []
-    network.pooling.weigh.register_forward_hook(lambda _, __, bid: seen.append(bid))
-    with torch.no_grad():
-        network(crowd_of(4.0))
-        network(crowd_of(30.0))
-    bids = torch.cat(seen, dim=1)  # (1, 8): four of each image
-    small, large = bids[0, :4].softmax(0), bids[0, 4:].softmax(0)
-    assert (small - large).abs().max() > 0.02
