@@ -68,8 +68,7 @@ def measure_speed(images: Mapping[str, Sequence[CrowdImage]], detector: BlobDete
         large = [image for image in own if min(image.pixels.shape[:2]) >= SPEED_PX]
         if not large:
             continue
-        nothing = NOTHING
-        crop = CrowdImage(large[0].name, large[0].pixels[:SPEED_PX, :SPEED_PX], nothing)
+        crop = CrowdImage(large[0].name, large[0].pixels[:SPEED_PX, :SPEED_PX], NOTHING)
         ours, theirs = [], []
         for _ in range(runs + 1):  # the first to warm up
             ours.append(find(detector, crop).seconds)

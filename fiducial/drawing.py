@@ -41,7 +41,7 @@ def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) ->
         own = mask == k
         canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
     thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
-    edges = yx_to_pixel_edges(record.boxes_yxyx) * (np.array(size * 2) / (record.size * 2))
+    edges = yx_to_pixel_edges(record.boxes_yxyx) * np.tile(np.divide(size, record.size), 2)
     for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
         y0, x0, y1, x1 = box.round().astype(int).tolist()
         color = _COLORS[(label - 1) % len(_COLORS)]
