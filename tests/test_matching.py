@@ -1,5 +1,7 @@
 """A place is found to a fraction of a pixel from a first guess, whatever the sign of the contrast."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
 from fiducial.matching import ALIKE_IOU, Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
-from fiducial.places.locator import Proposals, Verifier
+from fiducial.places.locator import EVIDENCE, Verifier
+from fiducial.places.proposals import Proposals
 
 SIZE = (83, 101)
 
@@ -75,21 +78,56 @@ def test_looks_of_constant_images_are_empty() -> None:
     assert max(np.abs(flat.contrast).max(), np.abs(flat.edges).max()) < 0.01
 
 
-def test_what_is_verified_in_two_steps_equals_what_is_verified_at_once() -> None:
-    source, query, truth = scene()
-    rng, rungs = np.random.default_rng(4), rungs_of(source)
+def by(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a probability that ranks by one column of the evidence."""
+    return lambda evidence: evidence[:, EVIDENCE.index(name)]
+
+
+def guesses_near(truth: np.ndarray) -> Proposals:
+    """Return a guess near the true place of the scene, and eleven elsewhere."""
+    rng = np.random.default_rng(4)
     center = np.concatenate(
         [apply_transform(truth, np.array([image_center_yx(SIZE)])) + 3, rng.uniform((150, 20), (220, 90), (11, 2))]
     )
-    every = Proposals(center, np.full(12, 0.7 * min(SIZE)), np.full(12, np.deg2rad(30.0)), np.linspace(0.9, 0.1, 12))
-    few = Proposals(every.center_yx[2:8], every.side[2:8], every.angle[2:8], every.confidence[2:8])
-    sides = (20.0, 200.0)
-    verifier, at_once = Verifier(query, rungs), Verifier(query, rungs).verify(every, sides)
-    before = verifier.verify(few, sides)
+    falling = np.linspace(0.9, 0.1, 12)
+    return Proposals(center, np.full(12, 0.7 * min(SIZE)), np.full(12, np.deg2rad(30.0)), falling, falling)
+
+
+def test_what_is_verified_in_two_steps_equals_what_is_verified_at_once() -> None:
+    source, query, truth = scene()
+    rungs, sides = rungs_of(source), (20.0, 200.0)
+    every = guesses_near(truth)
+    verifier = Verifier(query, rungs, by("correlation"))
+    at_once = Verifier(query, rungs, by("correlation")).verify(every, sides)
+    before = verifier.verify(every.only(np.arange(2, 8)), sides)
     after = verifier.verify(every, sides)
     assert before[0][0].correlation < after[0][0].correlation > 0.95
     np.testing.assert_array_equal([m.matrix for m in after[0]], [m.matrix for m in at_once[0]])
     np.testing.assert_array_equal(after[1], at_once[1])
+
+
+def test_of_places_that_overlap_the_most_probable_stays() -> None:
+    source, query, truth = scene()
+    every = guesses_near(truth)
+    answers = {}
+    for name in ("correlation", "prominence", "confidence", "detail"):
+        matches, evidence = Verifier(query, rungs_of(source), by(name)).verify(every, (20.0, 200.0))
+        values = by(name)(evidence)
+        assert (np.diff(values) <= 0).all()
+        assert len(matches) == len(evidence)
+        np.testing.assert_allclose(np.tanh(by("correlation")(evidence)), [min(m.correlation, 0.995) for m in matches])
+        answers[name] = [tuple(match.matrix.ravel()) for match in matches]
+    assert answers["confidence"] != answers["detail"]
+
+
+def test_beside_a_place_all_but_certain_only_its_rivals_are_refined() -> None:
+    source, query, truth = scene()
+    every = guesses_near(truth)
+    verifier = Verifier(query, rungs_of(source), by("correlation"))
+    all_places, _ = verifier.verify(every, (20.0, 200.0))
+    rivals, _ = verifier.verify(every, (20.0, 200.0), rivals=0.9)
+    assert len(rivals) == 1 < len(all_places)
+    np.testing.assert_array_equal(rivals[0].matrix, all_places[0].matrix)
 
 
 def test_places_that_overlap_are_one() -> None:

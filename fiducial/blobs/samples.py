@@ -26,7 +26,8 @@ TOO_LARGE_PX = 52.0  # radius from which a blob is not to be found at this scale
 TYPICAL_PX = (3.0, 22.0)  # the median radius of a sample, log-uniform
 WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and in pixels
 DRAWN, COLORED = 0.2, 0.4  # share of samples that are drawn, and of these in color
-EMPTY = 0.12  # share of samples that hold no blob
+EMPTY = 0.15  # share of samples that hold no blob
+STRETCHED = 0.1  # of the linear part of half the views: deviation of each entry
 APART_PX, BACKGROUND_PX, TRIES = 8.0, (64, 256), 40  # background: distance to any blob, side; windows that are tried
 EACH_VIEW = 60  # blobs of a view that are contrasted
 
@@ -129,13 +130,36 @@ def _in_bytes(image: Float32[np.ndarray, "h w"], rng: np.random.Generator) -> UI
 
 
 def _without_blobs(pool: Pool, rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "h w *c"]:
-    """Draw an image that holds no blob: a drawn background, one of the pool's textures, or background of its crowds."""
-    kind = rng.choice(["drawn", "texture", "background"])
+    """Draw an image that holds no blob: stripes or lines, a ground, one of the pool's textures, or background of its crowds."""
+    kind = rng.choice(["pattern", "texture", "background", "ground"], p=[0.3, 0.25, 0.25, 0.2])
+    if kind == "pattern":
+        return _in_bytes(draw_pattern(rng, (size + 48, size + 48)), rng)
     if kind == "texture" and pool.textures:
         return pool.textures[int(rng.integers(len(pool.textures)))]
     if kind == "background" and pool.groups and (window := background(_choose(pool, rng), rng)) is not None:
         return window
     return _in_bytes(draw_crowd(rng, (size + 48, size + 48), (4.0, 8.0), (1.0, 1.0), 0.0)[0], rng)
+
+
+def draw_pattern(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """Draw stripes, bent ones too, or straight lines, on an uneven ground with noise: bright and dark, but no blobs."""
+    if rng.random() < 0.6:
+        y, x = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
+        angle, period = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(4), np.log(80)))
+        bend = rng.uniform(0, 2) * (rng.random() < 0.5) * augment.smooth_field(rng, size, int(rng.integers(2, 5)))
+        wave = np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period + bend)
+        hard = float(rng.uniform(0.2, 6))  # from a sine to a square wave
+        pattern = np.tanh(hard * (wave - rng.uniform(-0.8, 0.8))).astype(np.float32)
+    else:
+        pattern = np.zeros(size, np.float32)
+        for _ in range(int(rng.integers(1, 14))):
+            start, end = (rng.uniform(-0.5, 1.5, (2, 2)) * size[::-1]).round().astype(int).tolist()
+            width, tone = int(rng.integers(1, 12)), float(rng.uniform(-1, 1))
+            cv2.line(pattern, start, end, color=(tone,), thickness=width, lineType=cv2.LINE_AA)
+        pattern = augment.blur(pattern, float(rng.uniform(0, 2)))
+    ground = float(rng.uniform(0, 0.4)) * augment.smooth_field(rng, size, int(rng.integers(2, 6)))
+    contrast, noise = float(rng.uniform(0.1, 1)), float(rng.uniform(0, 0.25)) * float(rng.random())
+    return augment.add_noise(contrast * pattern + ground, rng, noise)
 
 
 def is_background(crowd: Crowd, first: np.ndarray, end: np.ndarray) -> bool:
@@ -178,7 +202,8 @@ def _draw_view(
     cy, cx = image_center_yx((size, size))
     mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     angle = float(rng.choice(augment.TURNS_DEG) + rng.uniform(-45, 45) * (rng.random() < 0.5))
-    return shift(*center) @ similarity(scale, angle) @ mirror @ shift(-cy, -cx)
+    stretched = augment.random_affine(rng, (size, size), 0.0, 0.0, STRETCHED * (rng.random() < 0.5))
+    return shift(*center) @ similarity(scale, angle) @ mirror @ shift(-cy, -cx) @ stretched
 
 
 def _look(

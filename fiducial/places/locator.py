@@ -14,6 +14,7 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from fiducial.matching import (
     CONTRAST_PX,
     SAME_IOU,
     WORK_PX,
+    Look,
     Match,
     Rung,
     apart,
@@ -37,7 +39,9 @@ from fiducial.matching import (
     with_side,
 )
 from fiducial.metrics import quad_ious
-from fiducial.places.network import FTFY, Output
+from fiducial.places.network import FTFY
+from fiducial.places.proposals import Proposals, decode, join, thin
+from fiducial.places.sweep import COARSE, FINE, Sweep
 from fiducial.records import Image, InputError, Places, Progress, Provenance
 from fiducial.steps import Steps
 from fiducial.tiles import Tile, tiles
@@ -51,31 +55,22 @@ NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
 TURNS = 6  # views of the query
 SMALL_SOURCE_PX = 500_000  # pixels of a source below which it may be enlarged
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
+LARGE_PX = 700_000  # pixels of a rung from which its sweep is coarser
 TILE_PX, MARGIN_PX = 1536, 96
 VIEW_PX = 224  # largest shorter side at which a query is looked at
 _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
-PROPOSALS, REFINED = 64, 12  # how many are verified, and how many of these refined
+PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network, at least of each rung, and of a rung's sweep
+REFINED = 12  # how many of these are refined
 CLOSER = 3  # times as many are looked at closer before
 GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
+RIVALS = 0.6  # surplus of correlation over chance, in parts of the best one's, of those refined beside a place all but certain
+FEW = 8  # places: of fewer, what is expected by chance is taken for the same at all scales
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
 Gray = Float32[np.ndarray, "_ _"]
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Boxes that the network proposes, most confident first; pixels are those of the source or rung it was asked about."""
-
-    center_yx: Float64[np.ndarray, "n 2"]
-    side: Float64[np.ndarray, " n"]
-    angle: Float64[np.ndarray, " n"]
-    confidence: Float64[np.ndarray, " n"]
-
-    def __len__(self) -> int:
-        """Return the number of proposals."""
-        return len(self.side)
+Evidence = Float64[np.ndarray, "n k"]
 
 
 @dataclass(frozen=True)
@@ -149,21 +144,22 @@ class PlaceLocator:
         sides = sides_to_search(query, source, scales)
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
-        filters, verifier = self.filters(view), Verifier(view, rungs)
-        parts: list[Proposals] = []
+        filters, verifier = self.filters(view), Verifier(view, rungs, self.probability)
+        sweep = Sweep(view, NOMINAL_PX, self.device, bf16=self.bf16)
+        parts: list[tuple[Proposals, Proposals]] = []
         steps = Steps(progress, sum(len(list(_tiles_of(rung))) for rung in rungs) + 2)
         steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
-                likely = thin(parts, PROPOSALS, sides)
+                likely = choose(parts, sides)
                 _, evidence = verifier.verify(likely, sides, GLANCED_AT)
                 if self.probability(evidence).max(initial=0.0) > CERTAIN:
-                    matches, evidence = verifier.verify(likely, sides)
+                    matches, evidence = verifier.verify(likely, sides, rivals=RIVALS)
                     sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                     break
-            parts.append(self.propose(rung, filters, steps))
+            parts.append(self.propose(rung, filters, sweep, steps))
         else:
-            matches, evidence = verifier.verify(thin(parts, PROPOSALS, sides), sides)
+            matches, evidence = verifier.verify(choose(parts, sides), sides)
         steps.reach(steps.total)
         to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
         return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
@@ -180,33 +176,58 @@ class PlaceLocator:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.network.encode_query(views.to(self.device).contiguous(memory_format=torch.channels_last))
 
-    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"], steps: Steps) -> Proposals:
-        """Return the boxes of a rung, in pixels of the source; each of its tiles is a step."""
-        image, found = rung.look.contrast, []
+    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"], sweep: Sweep, steps: Steps) -> tuple[Proposals, Proposals]:
+        """Return the boxes that the network sees on a rung, and those of a sweep, in pixels of the source.
+
+        Each of the rung's tiles is a step.
+        """
+        found, swept, stride = [], [], self.network.config.stride
+        grid = FINE if rung.image.size < LARGE_PX else COARSE
         for tile in _tiles_of(rung):
             y0, x0, y1, x1 = tile.window
+            seen = Look(*(image[y0:y1, x0:x1] for image in rung.look))
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                padded = torch.from_numpy(_pad(image[y0:y1, x0:x1], self.network.config.stride))[None, None]
+                padded = torch.from_numpy(_pad(seen.contrast, stride))[None, None]
                 features = self.network.encode_source(padded.to(self.device))
                 output = self.network.correlate(features.expand(len(filters), -1, -1, -1), filters)
-            local = decode(output, 4 * PROPOSALS)
-            center = local.center_yx + np.array([y0, x0])
-            top, left, bottom, right = tile.core
-            inside = np.flatnonzero(((center > (top - 1, left - 1)) & (center < (bottom, right))).all(axis=1))
-            found.append(_pick(replace(local, center_yx=center), inside))
+            found.append(_within(tile, decode(output, 4 * PROPOSALS)))
+            peaks = sweep.peaks(seen, grid)
+            trust = F.max_pool2d(output.logits[:, :, 4].amax((0, 1)).float().sigmoid()[None], 3, 1, 1)[0].cpu().numpy()
+            row, column = (peaks.center_yx.round().astype(int) // stride).T
+            swept.append(_within(tile, replace(peaks, confidence=trust[row, column].astype(np.float64))))
             steps.add()
-        whole = _join(found)
-        back = np.linalg.inv(rung.from_source)
-        return replace(whole, center_yx=apply_transform(back, whole.center_yx), side=whole.side / rung.factor)
+        return _in_source(join(found), rung), _in_source(join(swept), rung)
 
 
 def _tiles_of(rung: Rung) -> Iterator[Tile]:
     return tiles((rung.look.contrast.shape[0], rung.look.contrast.shape[1]), TILE_PX, MARGIN_PX)
 
 
-def _promising(parts: list[Proposals]) -> bool:
+def _in_source(found: Proposals, rung: Rung) -> Proposals:
+    """Return proposals of a rung in pixels of the source."""
+    back = np.linalg.inv(rung.from_source)
+    return replace(found, center_yx=apply_transform(back, found.center_yx), side=found.side / rung.factor)
+
+
+def _within(tile: Tile, found: Proposals) -> Proposals:
+    """Keep what has its center in the core of a tile, and place it in the whole."""
+    center = found.center_yx + np.array(tile.window[:2])
+    top, left, bottom, right = tile.core
+    inside = ((center > (top - 1, left - 1)) & (center < (bottom, right))).all(axis=1)
+    return replace(found, center_yx=center).only(np.flatnonzero(inside))
+
+
+def choose(parts: list[tuple[Proposals, Proposals]], sides: tuple[float, float]) -> Proposals:
+    """Return the proposals to be verified: the network's best of all rungs and of each, and each rung's best of the sweep."""
+    chosen = [thin([seen for seen, _ in parts], PROPOSALS, sides)]
+    for seen, swept in parts:
+        chosen += [thin([seen], OF_RUNG, sides), thin([swept], SWEPT, sides)]
+    return thin(chosen, sum(map(len, chosen)), sides)
+
+
+def _promising(parts: list[tuple[Proposals, Proposals]]) -> bool:
     """Say whether a proposal is confident enough that verifying it early may spare the rest of the search."""
-    return max((float(part.confidence.max(initial=0.0)) for part in parts), default=0.0) > PROMISING
+    return max((float(part.confidence.max(initial=0.0)) for both in parts for part in both), default=0.0) > PROMISING
 
 
 def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
@@ -285,51 +306,11 @@ def _pad(image: Gray, multiple: int) -> Gray:
     return np.pad(image, ((0, -h % multiple), (0, -w % multiple)))
 
 
-def decode(output: Output, keep: int) -> Proposals:
-    """Return the `keep` most confident boxes over all turned views; the angle is that of the query, not of the view."""
-    boxes, confidence = output.boxes(), output.logits[:, :, 4].sigmoid()  # (R, B, 5, h, w), (R, B, h, w)
-    turns, per_cell, h, w = confidence.shape
-    value, index = confidence.flatten().topk(min(keep, confidence.numel()))
-    turn = index // (per_cell * h * w)
-    rows = boxes.permute(0, 1, 3, 4, 2).reshape(-1, 5)[index].double().cpu().numpy()
-    angle = rows[:, 4] + 2 * np.pi / turns * turn.cpu().numpy()
-    return Proposals(rows[:, :2], rows[:, 2:4].mean(axis=1), angle, value.double().cpu().numpy())
-
-
-def _pick(proposals: Proposals, chosen: np.ndarray) -> Proposals:
-    p = proposals
-    return Proposals(p.center_yx[chosen], p.side[chosen], p.angle[chosen], p.confidence[chosen])
-
-
-def _join(parts: list[Proposals]) -> Proposals:
-    """Return all proposals of several parts, most confident first."""
-    center, side = (np.concatenate(fields) for fields in ([p.center_yx for p in parts], [p.side for p in parts]))
-    angle, confidence = (np.concatenate(fields) for fields in ([p.angle for p in parts], [p.confidence for p in parts]))
-    return _pick(Proposals(center, side, angle, confidence), np.argsort(-confidence, kind="stable"))
-
-
-def thin(parts: list[Proposals], keep: int, sides: tuple[float, float]) -> Proposals:
-    """Join parts and drop what is no other place, size or angle than a more confident proposal, or of a side not asked for."""
-    p = _join(parts)
-    p = _pick(p, np.flatnonzero((p.side > sides[0] / 1.2) & (p.side < sides[1] * 1.2)))
-    left = np.ones(len(p), dtype=bool)
-    kept: list[int] = []
-    while left.any() and len(kept) < keep:
-        i = int(left.argmax())
-        kept.append(i)
-        near = np.linalg.norm(p.center_yx - p.center_yx[i], axis=1) < 0.2 * np.minimum(p.side, p.side[i])
-        alike = np.abs(np.log(p.side / p.side[i])) < 0.25
-        turned = np.abs(np.angle(np.exp(1j * (p.angle - p.angle[i])))) < np.deg2rad(20)
-        left &= ~(near & alike & turned)
-        left[i] = False
-    return _pick(p, np.array(kept, dtype=np.int64))
-
-
 class Verifier:
     """Compare places of one query with the pixels of one source, each place once, however often it is asked about."""
 
-    def __init__(self, query: Gray, rungs: list[Rung]) -> None:
-        self.size = query.shape[0], query.shape[1]
+    def __init__(self, query: Gray, rungs: list[Rung], probability: Callable[[Evidence], Float64[np.ndarray, " n"]]) -> None:
+        self.size, self.probability = (query.shape[0], query.shape[1]), probability
         small = with_side(query, self.size, WORK_PX)
         near = partial(compare, look(small), resize_transform(self.size, (small.shape[0], small.shape[1])), rungs)
         self.coarse = _once(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3))
@@ -337,28 +318,34 @@ class Verifier:
         self.finest = _once(partial(refine, query, rungs))
 
     def verify(
-        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED
+        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED, *, rivals: float = 0.0
     ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
-        """Compare each proposal with the pixels around it, refine the best, and return places apart and their evidence."""
+        """Compare each proposal with the pixels around it, refine the best, and return places apart, most probable first."""
         if not len(proposals):
             return [], np.zeros((0, len(EVIDENCE)))
         size, side = self.size, min(self.size)
         with ThreadPoolExecutor(2) as pool:
             coarse = list(pool.map(self.coarse, _starts(size, proposals)))
-            order = np.argsort([-match.correlation for match in coarse], kind="stable")
-            closer = list(pool.map(self.closer, apart([coarse[i] for i in order], size, CLOSER * most, ALIKE_IOU)))
-            closer.sort(key=lambda match: -match.correlation)
-            refined = sorted(pool.map(self.finest, apart(closer, size, most, ALIKE_IOU)), key=lambda match: -match.correlation)
-        refined = [
-            match for match in apart(refined, size, most) if sides[0] / _SLACK <= match.scale * side <= sides[1] * _SLACK
-        ]
-        background = np.array([match.correlation for match in coarse])
+            chance = _chance(coarse)
+            nearer = apart(sorted(coarse, key=chance.surplus, reverse=True), size, CLOSER * most, ALIKE_IOU)
+            again = pool.map(self.coarse, nearer)
+            nearer = [max(pair, key=chance.surplus) for pair in zip(nearer, again, strict=True)]
+            closer = sorted(pool.map(self.closer, nearer), key=chance.surplus, reverse=True)
+            least = rivals * chance.surplus(closer[0])
+            hopeful = [match for match in apart(closer, size, most, ALIKE_IOU) if rivals == 0 or chance.surplus(match) >= least]
+            refined = list(pool.map(self.finest, hopeful))
+        refined = [match for match in refined if sides[0] / _SLACK <= match.scale * side <= sides[1] * _SLACK]
+        background = np.array([chance.surplus(match) for match in coarse])
         frames = np.array([outline(match, size) for match in coarse])
         rows = []
         for match in refined:
             others = background[quad_ious(outline(match, size), frames) < SAME_IOU]
-            rows.append(_evidence(match, others, side))
-        return refined, np.array(rows).reshape(-1, len(EVIDENCE))
+            rows.append(_evidence(match, chance.surplus(match), others, side))
+        evidence = np.array(rows).reshape(-1, len(EVIDENCE))
+        order = np.argsort(-self.probability(evidence), kind="stable")
+        judged = [refined[i] for i in order]
+        kept = apart(judged, size, most)
+        return kept, evidence[order][[any(match is one for one in kept) for match in judged]]
 
 
 def _once(compared: Callable[[Match], Match]) -> Callable[[Match], Match]:
@@ -374,13 +361,33 @@ def _once(compared: Callable[[Match], Match]) -> Callable[[Match], Match]:
     return remembered
 
 
-def _evidence(match: Match, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
-    """Return what speaks for a place, in the order of EVIDENCE; `others` are the correlations of other places."""
-    middle = float(np.median(others)) if len(others) else 0.3
+@dataclass(frozen=True)
+class _Chance:
+    """What correlation is to be expected of a wrong place by its scale: small ones, of which less is seen, correlate better."""
+
+    slope: float
+    level: float
+
+    def surplus(self, match: Match) -> float:
+        return match.correlation - self.level - self.slope * float(np.log2(match.scale))
+
+
+def _chance(matches: list[Match]) -> _Chance:
+    """Fit a line to the correlations of many places, nearly all of them wrong."""
+    scales, correlations = np.log2([match.scale for match in matches]), [match.correlation for match in matches]
+    if len(matches) < FEW or np.ptp(scales) < 1:
+        return _Chance(0.0, float(np.median(correlations)))
+    slope, level = np.polyfit(scales, correlations, 1)
+    return _Chance(float(slope), float(level))
+
+
+def _evidence(match: Match, surplus: float, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
+    """Return what speaks for a place, in the order of EVIDENCE; `others` are the surpluses of other places."""
+    middle = float(np.median(others)) if len(others) else 0.0
     spread = float(np.median(np.abs(others - middle))) if len(others) else 0.1
     return [
         float(np.arctanh(min(match.correlation, 0.995))),
-        min((match.correlation - middle) / (1.5 * spread + 0.03), 12.0),
+        min((surplus - middle) / (1.5 * spread + 0.03), 12.0),
         float(np.log(match.confidence + 1e-4) - np.log1p(1e-4 - match.confidence)),
         float(np.log2(side * match.scale)),
         match.detail,

@@ -1,0 +1,142 @@
+"""The sweep of `locate` and the choice of proposals: held to plain loops, to places cut by known transforms, and to shifts."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float32
+
+from fiducial import augment
+from fiducial.coords import image_center_yx, shift, similarity
+from fiducial.matching import Look, Match, look, with_side
+from fiducial.places.locator import SWEPT, _chance, choose
+from fiducial.places.proposals import NONE, Proposals, join, thin
+from fiducial.places.sweep import COARSE, FINE, LEAST_VARIANCE, STEP, Grid, Sweep
+
+SIDES = (36.0, 72.0)
+CPU = torch.device("cpu")
+
+Gray = Float32[np.ndarray, "_ _"]
+
+
+def texture(seed: int = 0, size: tuple[int, int] = (240, 300)) -> Gray:
+    rng = np.random.default_rng(seed)
+    return (augment.smooth_field(rng, size, 40) + 0.5 * augment.smooth_field(rng, size, 90)).astype(np.float32)
+
+
+def view_of(image: Gray, center_yx: tuple[float, float], side: float, angle: float, pixels: int = 128) -> Gray:
+    """Return a square view of `pixels` × `pixels` whose box in the image has that side."""
+    y, x = image_center_yx((pixels, pixels))
+    to_image = shift(*center_yx) @ similarity(side / pixels, angle) @ shift(-y, -x)
+    return cv2.warpAffine(image, to_image[:2], (pixels, pixels), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+
+
+def sweep_of(query: Gray) -> Sweep:
+    return Sweep(query, SIDES, CPU, bf16=False)
+
+
+def proposals(*rows: tuple[float, float, float, float, float, float]) -> Proposals:
+    """Return proposals of (y, x, side, angle, confidence, merit)."""
+    table = np.array(rows).reshape(-1, 6)
+    return Proposals(table[:, :2], *table[:, 2:].T)
+
+
+@pytest.mark.parametrize("grid", [FINE, COARSE])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("side", "angle"), [(40.0, 0.0), (55.0, 130.0), (68.0, -77.0)])
+def test_the_best_peak_of_a_sweep_is_the_place_that_was_cut(grid: Grid, sign: int, side: float, angle: float) -> None:
+    image = texture()
+    query = sign * view_of(image, (118.3, 160.7), side, angle)
+    peaks = sweep_of(query).peaks(look(image), grid)
+    assert np.linalg.norm(peaks.center_yx[0] - (118.3, 160.7)) < 4
+    assert abs(np.log(peaks.side[0] / side)) < 0.15
+    assert abs((np.rad2deg(peaks.angle[0]) - angle + 180) % 360 - 180) < 12
+    assert peaks.merit[0] > 1.5 * np.median(peaks.merit)
+    assert ((peaks.merit > 0) & (peaks.merit <= 1.001)).all()
+    assert (np.diff(peaks.merit) <= 0).all()
+
+
+def test_a_source_moved_by_whole_steps_has_its_peaks_moved() -> None:
+    image, by = texture(), round(STEP * FINE.reduced) * 3
+    query = view_of(image, (120.0, 150.0), 50.0, 30.0)
+    seen = look(image)
+    moved = Look(*(np.roll(part, (by, -by), (0, 1)) for part in seen))
+    one, other = sweep_of(query).peaks(seen, FINE), sweep_of(query).peaks(moved, FINE)
+    np.testing.assert_allclose(other.center_yx[0] - one.center_yx[0], (by, -by), atol=1e-6)
+    np.testing.assert_allclose(other.merit[0], one.merit[0], atol=1e-5)
+
+
+def test_a_peak_is_the_normalized_correlation_of_the_template_there() -> None:
+    image = texture(3)
+    query = view_of(image, (100.0, 140.0), 60.0, 10.0)
+    sweep = sweep_of(query)
+    best = sweep.peaks(look(image), FINE).only(np.array([0]))
+    size = (round(image.shape[0] / 2), round(image.shape[1] / 2))
+    small = [cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA) for part in look(image)]
+    templates = next(made for made in sweep.made[FINE] if made.side == best.side[0])
+    turn, n = round(best.angle[0] / (2 * np.pi) * FINE.angles), templates.disk.shape[-1]
+    y, x = ((best.center_yx[0] - 0.5) / 2).round().astype(int)  # the middle of 2 × 2 px lies between them
+    inside = templates.disk[0, 0].numpy() > 0
+    values = []
+    for theirs, own in ((0, templates.contrast), (1, templates.contrast), (1, templates.edges)):
+        window = small[theirs][y - n // 2 : y + n // 2 + 1, x - n // 2 : x + n // 2 + 1][inside]
+        template = own[turn, 0].numpy()[inside]
+        spread = np.sqrt(window.size * max(window.var(), LEAST_VARIANCE))
+        values.append((window - window.mean()) @ template / spread)
+    assert best.merit[0] == pytest.approx(max(abs(values[0]), *values[1:]), abs=1e-4)
+
+
+def test_nothing_is_found_in_a_source_of_one_tone_or_smaller_than_the_query() -> None:
+    query = view_of(texture(), (120.0, 150.0), 50.0, 0.0)
+    for size in ((200, 200), (16, 200), (1, 1)):
+        assert len(sweep_of(query).peaks(look(np.zeros(size, np.float32)), FINE)) == 0
+
+
+def test_proposals_of_one_place_size_and_angle_are_one_and_the_one_of_most_merit_stays() -> None:
+    found = proposals(
+        (50, 50, 40, 0.1, 0.2, 0.2), (51, 50, 42, 0.0, 0.9, 0.9), (51, 50, 42, 2.0, 0.5, 0.5), (90, 50, 42, 0.0, 0.4, 0.4)
+    )
+    kept = thin([found], 10, SIDES)
+    np.testing.assert_array_equal(kept.merit, [0.9, 0.5, 0.4])
+    np.testing.assert_array_equal(thin([found], 2, SIDES).merit, [0.9, 0.5])
+    assert len(thin([found], 10, (100.0, 200.0))) == 0
+
+
+def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_elsewhere() -> None:
+    many = proposals(*((20.0 * i, 500.0 * (i % 7), 40, 0, 0.9, 0.9) for i in range(200)))
+    coarse, swept = proposals((9e3, 9e3, 60, 0, 0.01, 0.01)), proposals((9e3, 10.0, 60, 0, 0.001, 0.4))
+    chosen = choose([(coarse, swept), (many, NONE)], SIDES)
+    assert {9e3, 10.0} <= set(chosen.center_yx[-2:].ravel().tolist()) | set(chosen.center_yx[:2].ravel().tolist())
+    assert len(chosen) < 100
+    too_many = proposals(*((100.0 * i, 9e4, 50, 0, 0, 0.5) for i in range(50)))
+    assert len(choose([(NONE, too_many)], SIDES)) == SWEPT
+
+
+def test_joined_proposals_come_by_merit() -> None:
+    parts = proposals((1, 1, 40, 0, 0.9, 0.1)), NONE, proposals((2, 2, 40, 0, 0.1, 0.8), (3, 3, 40, 0, 0.2, 0.05))
+    np.testing.assert_array_equal(join(parts).center_yx[:, 0], [2, 1, 3])
+
+
+def test_what_is_expected_of_a_wrong_place_falls_with_its_scale_and_is_taken_off() -> None:
+    scales = np.geomspace(0.1, 1, 30)
+    places = [Match(similarity(float(s), 0.0), 0.2 - 0.06 * float(np.log2(s)), 0.5) for s in scales]
+    large, small = (Match(similarity(s, 0.0), 0.35, 0.5) for s in (1.0, 0.1))
+    chance = _chance(places)
+    np.testing.assert_allclose([chance.surplus(place) for place in places], 0, atol=1e-9)
+    assert chance.surplus(large) > 0.1 > chance.surplus(small)
+    few = _chance(places[:3])
+    assert few.surplus(large) == pytest.approx(few.surplus(small))
+
+
+def test_a_template_is_as_sharp_as_the_reduced_source() -> None:
+    image = texture(5)
+    query = view_of(image, (120.0, 150.0), 46.7, 0.0, pixels=160)
+    made = sweep_of(query)
+    made.peaks(look(image), FINE)
+    templates = made.made[FINE][1]
+    n = templates.disk.shape[-1]
+    seen = look(with_side(image, image.shape, image.shape[0])).contrast
+    there = cv2.resize(seen, (150, 120), interpolation=cv2.INTER_AREA)[60 - n // 2 :][:n, 75 - n // 2 :][:, :n]
+    inside = templates.disk[0, 0].numpy() > 0
+    own = templates.contrast[0, 0].numpy()[inside]
+    assert np.corrcoef(own, there[inside])[0, 1] > 0.9
