@@ -186,6 +186,25 @@ def test_the_version_is_told() -> None:
     assert re.fullmatch(r"fiducial \d+\.\d+\.\d+\n", run("--version")[1])
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said", "complained"),
+    [
+        (["--version"], 0, r"fiducial \d+\.\d+\.\d+\n", ""),
+        (["--help"], 0, r"(?s).*Usage: .*evaluate .*", ""),
+        (["detect", "nothing.png", "-o", "out"], 2, "", r"(?s)fiducial: cannot read nothing\.png.*\n"),
+    ],
+    ids=["version", "help", "no such file"],
+)
+def test_a_process_ends_with_its_status_once_all_is_said(
+    tmp_path: Path, words: list[str], status: int, said: str, complained: str
+) -> None:
+    for start in (["-m", "fiducial"], ["-c", "import fiducial.cli; fiducial.cli.main()"]):
+        done = subprocess.run([sys.executable, *start, *words], capture_output=True, check=False, text=True, cwd=tmp_path)
+        assert done.returncode == status
+        assert re.fullmatch(said, done.stdout)
+        assert re.fullmatch(complained, done.stderr)
+
+
 def test_an_interrupted_folder_leaves_no_half_file(boards: Path) -> None:
     code = (
         "import os, fiducial.cli as cli\n"

@@ -30,6 +30,7 @@ LEVELS = (
     {"report"},
     {"inspections", "searches", "detections", "registrations"},
     {"cli"},
+    {"__main__"},
 )
 # A record's save, to_frame and plot are doors to the formats and drawings above it.
 EXCEPTIONS = {("records", "formats"), ("records", "drawing")}
