@@ -52,6 +52,7 @@ from fiducial.places.network import FTFY, TripletNet
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from places_data import SEM, VALIDATED
 
+SEED = 5  # the sweep and the ranking of proposals were designed on what was missed of the cases of seed 3
 LONGEST_PX = 4096
 NAMES = {
     "ours": "fiducial locate",
@@ -110,7 +111,7 @@ def measure_cases(
 ) -> pd.DataFrame:
     """Return a row for each case and method."""
     rows: list[dict[str, object]] = []
-    for done, case in enumerate(draw_cases(images, count, seed=3), start=1):
+    for done, case in enumerate(draw_cases(images, count, SEED), start=1):
         rows += [measure_one(name, find, case) for name, find in finders.items()]
         if database is not None:
             rows.append(measure_triplets(NAMES["triplet"], database, case))

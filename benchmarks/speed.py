@@ -73,6 +73,8 @@ OWNERS = {
         "places.locator.verify",
         "places.locator.Verifier.verify",
         "places.locator.thin",
+        "places.locator.choose",
+        "places.sweep.Sweep.peaks",
         "landmarks.registrar.ImageRegistrar.find",
         "landmarks.registrar.ImageRegistrar.finish",
     ),

@@ -106,18 +106,19 @@ def test_what_is_verified_in_two_steps_equals_what_is_verified_at_once() -> None
     np.testing.assert_array_equal(after[1], at_once[1])
 
 
-def test_of_places_that_overlap_the_most_probable_stays() -> None:
+@pytest.mark.parametrize("name", ["size", "confidence"])
+def test_of_places_that_overlap_the_most_probable_stays(name: str) -> None:
     source, query, truth = scene()
-    every = guesses_near(truth)
-    answers = {}
-    for name in ("correlation", "prominence", "confidence", "detail"):
-        matches, evidence = Verifier(query, rungs_of(source), by(name)).verify(every, (20.0, 200.0))
-        values = by(name)(evidence)
-        assert (np.diff(values) <= 0).all()
-        assert len(matches) == len(evidence)
-        np.testing.assert_allclose(np.tanh(by("correlation")(evidence)), [min(m.correlation, 0.995) for m in matches])
-        answers[name] = [tuple(match.matrix.ravel()) for match in matches]
-    assert answers["confidence"] != answers["detail"]
+    verifier = Verifier(query, rungs_of(source), by(name))
+    larger = truth @ similarity(1.5, 0.0, image_center_yx(SIZE))
+    near, far = (Match(matrix, 0.5, p) for matrix, p in ((truth, 0.9), (larger, 0.1)))
+    elsewhere = [Match(shift(0, -900) @ truth, 0.2, 0.5)]
+    (kept,), evidence = verifier._judge([far, near], elsewhere)
+    assert kept is (far if name == "size" else near)
+    assert evidence.shape == (1, len(EVIDENCE))
+    both, ranked = verifier._judge([far, Match(shift(0, 900) @ truth, 0.4, 0.5), near], elsewhere)
+    assert len(both) == 2
+    assert (np.diff(by(name)(ranked)) < 0).all()
 
 
 def test_beside_a_place_all_but_certain_only_its_rivals_are_refined() -> None:
@@ -125,7 +126,7 @@ def test_beside_a_place_all_but_certain_only_its_rivals_are_refined() -> None:
     every = guesses_near(truth)
     verifier = Verifier(query, rungs_of(source), by("correlation"))
     all_places, _ = verifier.verify(every, (20.0, 200.0))
-    rivals, _ = verifier.verify(every, (20.0, 200.0), rivals=0.9)
+    rivals, _ = verifier.verify(every, (20.0, 200.0), rivals=0.05)
     assert len(rivals) == 1 < len(all_places)
     np.testing.assert_array_equal(rivals[0].matrix, all_places[0].matrix)
 

@@ -9,8 +9,9 @@ from jaxtyping import Float32
 from fiducial import augment
 from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.matching import Look, Match, look, with_side
-from fiducial.places.locator import SWEPT, _chance, choose
-from fiducial.places.proposals import NONE, Proposals, join, thin
+from fiducial.places.locator import OF_RUNG, SWEPT, UNKNOWN, Chance, choose
+from fiducial.places.network import Output
+from fiducial.places.proposals import NONE, Proposals, confidence_around, join, thin
 from fiducial.places.sweep import COARSE, FINE, LEAST_VARIANCE, STEP, Grid, Sweep
 
 SIDES = (36.0, 72.0)
@@ -47,7 +48,7 @@ def proposals(*rows: tuple[float, float, float, float, float, float]) -> Proposa
 def test_the_best_peak_of_a_sweep_is_the_place_that_was_cut(grid: Grid, sign: int, side: float, angle: float) -> None:
     image = texture()
     query = sign * view_of(image, (118.3, 160.7), side, angle)
-    peaks = sweep_of(query).peaks(look(image), grid)
+    peaks = sweep_of(query).peaks(look(image), grid, SIDES)
     assert np.linalg.norm(peaks.center_yx[0] - (118.3, 160.7)) < 4
     assert abs(np.log(peaks.side[0] / side)) < 0.15
     assert abs((np.rad2deg(peaks.angle[0]) - angle + 180) % 360 - 180) < 12
@@ -61,7 +62,7 @@ def test_a_source_moved_by_whole_steps_has_its_peaks_moved() -> None:
     query = view_of(image, (120.0, 150.0), 50.0, 30.0)
     seen = look(image)
     moved = Look(*(np.roll(part, (by, -by), (0, 1)) for part in seen))
-    one, other = sweep_of(query).peaks(seen, FINE), sweep_of(query).peaks(moved, FINE)
+    one, other = sweep_of(query).peaks(seen, FINE, SIDES), sweep_of(query).peaks(moved, FINE, SIDES)
     np.testing.assert_allclose(other.center_yx[0] - one.center_yx[0], (by, -by), atol=1e-6)
     np.testing.assert_allclose(other.merit[0], one.merit[0], atol=1e-5)
 
@@ -70,7 +71,7 @@ def test_a_peak_is_the_normalized_correlation_of_the_template_there() -> None:
     image = texture(3)
     query = view_of(image, (100.0, 140.0), 60.0, 10.0)
     sweep = sweep_of(query)
-    best = sweep.peaks(look(image), FINE).only(np.array([0]))
+    best = sweep.peaks(look(image), FINE, SIDES).only(np.array([0]))
     size = (round(image.shape[0] / 2), round(image.shape[1] / 2))
     small = [cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA) for part in look(image)]
     templates = next(made for made in sweep.made[FINE] if made.side == best.side[0])
@@ -89,50 +90,95 @@ def test_a_peak_is_the_normalized_correlation_of_the_template_there() -> None:
 def test_nothing_is_found_in_a_source_of_one_tone_or_smaller_than_the_query() -> None:
     query = view_of(texture(), (120.0, 150.0), 50.0, 0.0)
     for size in ((200, 200), (16, 200), (1, 1)):
-        assert len(sweep_of(query).peaks(look(np.zeros(size, np.float32)), FINE)) == 0
+        assert len(sweep_of(query).peaks(look(np.zeros(size, np.float32)), FINE, SIDES)) == 0
 
 
-def test_proposals_of_one_place_size_and_angle_are_one_and_the_one_of_most_merit_stays() -> None:
+def test_only_sides_asked_for_are_tried() -> None:
+    image = texture()
+    query = view_of(image, (120.0, 150.0), 66.0, 0.0)
+    sweep = sweep_of(query)
+    assert set(sweep.peaks(look(image), FINE, (60.0, 70.0)).side) == {made.side for made in sweep.made[FINE][2:]}
+    assert len(sweep.peaks(look(image), FINE, (18.0, 22.0))) == 0
+
+
+def test_half_precision_finds_the_same_place() -> None:
+    image = texture()
+    query = view_of(image, (120.0, 150.0), 50.0, 20.0)
+    half, full = (Sweep(query, SIDES, CPU, bf16=bf16).peaks(look(image), FINE, SIDES) for bf16 in (True, False))
+    np.testing.assert_array_equal(half.center_yx[0], full.center_yx[0])
+    np.testing.assert_allclose(half.merit[:5], full.merit[:5], atol=0.02)
+
+
+def test_proposals_of_one_place_size_and_angle_are_one_and_the_first_stays() -> None:
     found = proposals(
         (50, 50, 40, 0.1, 0.2, 0.2), (51, 50, 42, 0.0, 0.9, 0.9), (51, 50, 42, 2.0, 0.5, 0.5), (90, 50, 42, 0.0, 0.4, 0.4)
     )
-    kept = thin([found], 10, SIDES)
-    np.testing.assert_array_equal(kept.merit, [0.9, 0.5, 0.4])
-    np.testing.assert_array_equal(thin([found], 2, SIDES).merit, [0.9, 0.5])
-    assert len(thin([found], 10, (100.0, 200.0))) == 0
+    np.testing.assert_array_equal(thin(found, 10, SIDES).merit, [0.2, 0.5, 0.4])
+    np.testing.assert_array_equal(thin(found.ranked(), 10, SIDES).merit, [0.9, 0.5, 0.4])
+    np.testing.assert_array_equal(thin(found.ranked(), 2, SIDES).merit, [0.9, 0.5])
+    assert len(thin(found, 10, (100.0, 200.0))) == 0
 
 
 def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_elsewhere() -> None:
     many = proposals(*((20.0 * i, 500.0 * (i % 7), 40, 0, 0.9, 0.9) for i in range(200)))
-    coarse, swept = proposals((9e3, 9e3, 60, 0, 0.01, 0.01)), proposals((9e3, 10.0, 60, 0, 0.001, 0.4))
+    coarse = proposals(*((9e3, 100.0 * i, 60, 0, 0.01, 0.01) for i in range(50)))
+    swept = proposals(*((100.0 * i, 9e4, 50, 0, 0.001, 0.5) for i in range(50)))
     chosen = choose([(coarse, swept), (many, NONE)], SIDES)
-    assert {9e3, 10.0} <= set(chosen.center_yx[-2:].ravel().tolist()) | set(chosen.center_yx[:2].ravel().tolist())
+    assert (chosen.center_yx[:, 0] == 9e3).sum() == OF_RUNG
+    assert (chosen.center_yx[:, 1] == 9e4).sum() == SWEPT
     assert len(chosen) < 100
-    too_many = proposals(*((100.0 * i, 9e4, 50, 0, 0, 0.5) for i in range(50)))
-    assert len(choose([(NONE, too_many)], SIDES)) == SWEPT
 
 
-def test_joined_proposals_come_by_merit() -> None:
-    parts = proposals((1, 1, 40, 0, 0.9, 0.1)), NONE, proposals((2, 2, 40, 0, 0.1, 0.8), (3, 3, 40, 0, 0.2, 0.05))
-    np.testing.assert_array_equal(join(parts).center_yx[:, 0], [2, 1, 3])
+def test_where_network_and_sweep_agree_the_box_is_the_networks() -> None:
+    seen, swept = proposals((50, 50, 40, 0.1, 0.3, 0.3)), proposals((51, 50, 41, 0.0, 0.3, 0.8))
+    np.testing.assert_array_equal(choose([(seen, swept)], SIDES).center_yx, [[50, 50]])
+
+
+def test_proposals_are_joined_in_turn_and_ranked_by_merit() -> None:
+    whole = join([proposals((1, 1, 40, 0, 0.9, 0.1)), NONE, proposals((2, 2, 40, 0, 0.1, 0.8), (3, 3, 40, 0, 0.2, 0.05))])
+    np.testing.assert_array_equal(whole.center_yx[:, 0], [1, 2, 3])
+    np.testing.assert_array_equal(whole.ranked().center_yx[:, 0], [2, 1, 3])
+
+
+def test_the_confidence_of_a_point_is_the_largest_in_its_cell_and_those_around() -> None:
+    logits = torch.full((2, 3, 5, 6, 5), -9.0)
+    logits[1, 2, 4, 2, 3] = 0.0  # of the cell that holds rows 16 to 23, columns 24 to 31
+    output = Output(logits, torch.zeros(2, 3, 2, 6, 5), stride=8, block_px=128)
+    points = np.array([[16.0, 24.0], [23.4, 31.4], [8.0, 16.0], [31.0, 39.0], [7.4, 24.0], [16.0, 15.4]])
+    np.testing.assert_allclose(confidence_around(output, 8, points), [0.5] * 4 + [1 / (1 + np.exp(9))] * 2, rtol=1e-4)
+
+
+def places(correlation: float, fall: float, scales: np.ndarray) -> list[Match]:
+    """Return wrong places whose correlation falls with the octaves of their scale."""
+    return [Match(similarity(float(s), 0.0), correlation - fall * float(np.log2(s)), 0.5) for s in scales]
 
 
 def test_what_is_expected_of_a_wrong_place_falls_with_its_scale_and_is_taken_off() -> None:
-    scales = np.geomspace(0.1, 1, 30)
-    places = [Match(similarity(float(s), 0.0), 0.2 - 0.06 * float(np.log2(s)), 0.5) for s in scales]
+    wrong = places(0.2, 0.06, np.geomspace(0.1, 1, 30))
     large, small = (Match(similarity(s, 0.0), 0.35, 0.5) for s in (1.0, 0.1))
-    chance = _chance(places)
-    np.testing.assert_allclose([chance.surplus(place) for place in places], 0, atol=1e-9)
+    chance = Chance.of(wrong)
+    np.testing.assert_allclose([chance.surplus(place) for place in wrong], 0, atol=1e-9)
     assert chance.surplus(large) > 0.1 > chance.surplus(small)
-    few = _chance(places[:3])
-    assert few.surplus(large) == pytest.approx(few.surplus(small))
+
+
+def test_right_places_among_the_wrong_do_not_raise_what_is_expected() -> None:
+    right = [Match(similarity(1.0, float(turn)), 0.9, 0.9) for turn in range(12)]  # one place, proposed twelve times
+    chance = Chance.of([*places(0.3, 0.0, np.geomspace(0.1, 1, 40)), *right])
+    assert chance.surplus(right[0]) == pytest.approx(0.6)
+
+
+def test_of_few_places_or_of_one_scale_no_trend_is_learned() -> None:
+    for wrong in (places(0.2, 0.06, np.geomspace(0.1, 1, 4)), places(0.2, 0.06, np.geomspace(0.2, 0.25, 30))):
+        assert Chance.of(wrong).slope == 0
+    nothing = Chance.of([])
+    assert nothing.surplus(Match(np.eye(3), 0.9, 0.5)) == pytest.approx(0.9 - UNKNOWN[0])
 
 
 def test_a_template_is_as_sharp_as_the_reduced_source() -> None:
     image = texture(5)
     query = view_of(image, (120.0, 150.0), 46.7, 0.0, pixels=160)
     made = sweep_of(query)
-    made.peaks(look(image), FINE)
+    made.peaks(look(image), FINE, SIDES)
     templates = made.made[FINE][1]
     n = templates.disk.shape[-1]
     seen = look(with_side(image, image.shape, image.shape[0])).contrast

@@ -30,6 +30,7 @@ FOUND_IOU = 0.7  # section 6
 
 LOOKS = ("same", "gamma", "noise", "blur", "inverted", "gradient", "charging", "drift", "mixed")
 _SMALLEST_CUT_PX = 64  # side of a query
+FIRST_CASES = 6  # at least, of a first fit
 _LEAST_SOURCE_PX = 1.1 * SMALLEST_PX / 0.7  # side of a source: a query must fit in, with room around
 
 
@@ -216,7 +217,7 @@ def fit_places(
     The absent queries among them are the negatives. Which places are kept depends on how probable they are, so a first fit,
     on a fifth of the cases, says so for the second.
     """
-    first = count // 5
+    first = max(FIRST_CASES, count // 5)
     total = first + count
     trial = copy(locator)
     trial.calibration = _fit(locator, images, first, lambda done: progress and progress(done, total))

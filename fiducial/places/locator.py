@@ -14,7 +14,6 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
@@ -40,8 +39,8 @@ from fiducial.matching import (
 )
 from fiducial.metrics import quad_ious
 from fiducial.places.network import FTFY
-from fiducial.places.proposals import Proposals, decode, join, thin
-from fiducial.places.sweep import COARSE, FINE, Sweep
+from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
+from fiducial.places.sweep import COARSE, FINE, STEP, Sweep
 from fiducial.records import Image, InputError, Places, Progress, Provenance
 from fiducial.steps import Steps
 from fiducial.tiles import Tile, tiles
@@ -65,8 +64,9 @@ PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network,
 REFINED = 12  # how many of these are refined
 CLOSER = 3  # times as many are looked at closer before
 GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
-RIVALS = 0.6  # surplus of correlation over chance, in parts of the best one's, of those refined beside a place all but certain
-FEW = 8  # places: of fewer, what is expected by chance is taken for the same at all scales
+RIVALS = 0.2  # surplus of correlation by which those refined beside a place all but certain may be under the best one's
+FEW, APART = 8, 0.5  # places; their octaves from quartile to quartile: below, chance is taken for the same at all scales
+UNKNOWN = 0.3, 0.1  # correlation of a wrong place and its deviation, where there is none to learn them from
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -139,7 +139,8 @@ class PlaceLocator:
         """Propose, verify and refine; return the places apart from each other and the evidence for each.
 
         The finest rung, where the smallest boxes are sought, costs most. It is left out where the others hold a place that is
-        all but certain; the answer's sides say so. Raises as `locate`.
+        all but certain; the answer's sides say so, and beside that place only those that correlate nearly as well are
+        refined. Raises as `locate`.
         """
         sides = sides_to_search(query, source, scales)
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
@@ -152,12 +153,12 @@ class PlaceLocator:
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
                 likely = choose(parts, sides)
-                _, evidence = verifier.verify(likely, sides, GLANCED_AT)
-                if self.probability(evidence).max(initial=0.0) > CERTAIN:
+                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT)[1]):
                     matches, evidence = verifier.verify(likely, sides, rivals=RIVALS)
-                    sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
-                    break
-            parts.append(self.propose(rung, filters, sweep, steps))
+                    if self._is_certain(evidence):
+                        sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
+                        break
+            parts.append(self.propose(rung, filters, sweep, sides, steps))
         else:
             matches, evidence = verifier.verify(choose(parts, sides), sides)
         steps.reach(steps.total)
@@ -170,14 +171,19 @@ class PlaceLocator:
             return np.tanh(evidence[:, 0])
         return evidence_to_probability(self.calibration, evidence)
 
+    def _is_certain(self, evidence: Float64[np.ndarray, "n k"]) -> bool:
+        return bool(self.probability(evidence).max(initial=0.0) > CERTAIN)
+
     def filters(self, query: Gray) -> Float32[Tensor, "r n d"]:
         """Encode the turned views of a query, once."""
         views = torch.from_numpy(turned_views(query, self.network.config.query_px))[:, None]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self.network.encode_query(views.to(self.device).contiguous(memory_format=torch.channels_last))
 
-    def propose(self, rung: Rung, filters: Float32[Tensor, "r n d"], sweep: Sweep, steps: Steps) -> tuple[Proposals, Proposals]:
-        """Return the boxes that the network sees on a rung, and those of a sweep, in pixels of the source.
+    def propose(
+        self, rung: Rung, filters: Float32[Tensor, "r n d"], sweep: Sweep, sides: tuple[float, float], steps: Steps
+    ) -> tuple[Proposals, Proposals]:
+        """Return the boxes that the network sees on a rung, and those of a sweep, ranked, in pixels of the source.
 
         Each of the rung's tiles is a step.
         """
@@ -190,13 +196,13 @@ class PlaceLocator:
                 padded = torch.from_numpy(_pad(seen.contrast, stride))[None, None]
                 features = self.network.encode_source(padded.to(self.device))
                 output = self.network.correlate(features.expand(len(filters), -1, -1, -1), filters)
-            found.append(_within(tile, decode(output, 4 * PROPOSALS)))
-            peaks = sweep.peaks(seen, grid)
-            trust = F.max_pool2d(output.logits[:, :, 4].amax((0, 1)).float().sigmoid()[None], 3, 1, 1)[0].cpu().numpy()
-            row, column = (peaks.center_yx.round().astype(int) // stride).T
-            swept.append(_within(tile, replace(peaks, confidence=trust[row, column].astype(np.float64))))
+            found.append(_within(tile, decode(output, 4 * PROPOSALS), 1))
+            peaks = sweep.peaks(seen, grid, (sides[0] * rung.factor, sides[1] * rung.factor))
+            trust = confidence_around(output, stride, peaks.center_yx)
+            own = _within(tile, replace(peaks, confidence=trust), STEP * grid.reduced)
+            swept.append(own.only(np.arange(min(len(own), 4 * SWEPT))))
             steps.add()
-        return _in_source(join(found), rung), _in_source(join(swept), rung)
+        return _in_source(join(found).ranked(), rung), _in_source(join(swept).ranked(), rung)
 
 
 def _tiles_of(rung: Rung) -> Iterator[Tile]:
@@ -209,25 +215,26 @@ def _in_source(found: Proposals, rung: Rung) -> Proposals:
     return replace(found, center_yx=apply_transform(back, found.center_yx), side=found.side / rung.factor)
 
 
-def _within(tile: Tile, found: Proposals) -> Proposals:
-    """Keep what has its center in the core of a tile, and place it in the whole."""
+def _within(tile: Tile, found: Proposals, slack: float) -> Proposals:
+    """Keep what has its center in the core of a tile, or next to it, and place it in the whole."""
     center = found.center_yx + np.array(tile.window[:2])
     top, left, bottom, right = tile.core
-    inside = ((center > (top - 1, left - 1)) & (center < (bottom, right))).all(axis=1)
-    return replace(found, center_yx=center).only(np.flatnonzero(inside))
+    near = (center > (top - slack, left - slack)) & (center < (bottom - 1 + slack, right - 1 + slack))
+    return replace(found, center_yx=center).only(np.flatnonzero(near.all(axis=1)))
 
 
 def choose(parts: list[tuple[Proposals, Proposals]], sides: tuple[float, float]) -> Proposals:
-    """Return the proposals to be verified: the network's best of all rungs and of each, and each rung's best of the sweep."""
-    chosen = [thin([seen for seen, _ in parts], PROPOSALS, sides)]
-    for seen, swept in parts:
-        chosen += [thin([seen], OF_RUNG, sides), thin([swept], SWEPT, sides)]
-    return thin(chosen, sum(map(len, chosen)), sides)
+    """Return the proposals to be verified: the network's best of all rungs and of each, then each rung's best of the sweep."""
+    seen = [thin(join([found for found, _ in parts]).ranked(), PROPOSALS, sides)]
+    seen += [thin(found, OF_RUNG, sides) for found, _ in parts]
+    swept = [thin(found, SWEPT, sides) for _, found in parts]
+    whole = join([*seen, *swept])
+    return thin(whole, len(whole), sides)
 
 
 def _promising(parts: list[tuple[Proposals, Proposals]]) -> bool:
     """Say whether a proposal is confident enough that verifying it early may spare the rest of the search."""
-    return max((float(part.confidence.max(initial=0.0)) for both in parts for part in both), default=0.0) > PROMISING
+    return max((float(found.confidence.max(initial=0.0)) for found, _ in parts), default=0.0) > PROMISING
 
 
 def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
@@ -318,34 +325,38 @@ class Verifier:
         self.finest = _once(partial(refine, query, rungs))
 
     def verify(
-        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED, *, rivals: float = 0.0
+        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED, *, rivals: float = np.inf
     ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
-        """Compare each proposal with the pixels around it, refine the best, and return places apart, most probable first."""
+        """Compare each proposal with the pixels around it, refine the best, and return places apart, most probable first.
+
+        What correlates by `rivals` worse than the best one is not refined.
+        """
         if not len(proposals):
             return [], np.zeros((0, len(EVIDENCE)))
-        size, side = self.size, min(self.size)
         with ThreadPoolExecutor(2) as pool:
-            coarse = list(pool.map(self.coarse, _starts(size, proposals)))
-            chance = _chance(coarse)
-            nearer = apart(sorted(coarse, key=chance.surplus, reverse=True), size, CLOSER * most, ALIKE_IOU)
+            coarse = list(pool.map(self.coarse, _starts(self.size, proposals)))
+            chance = Chance.of(coarse)
+            nearer = apart(sorted(coarse, key=chance.surplus, reverse=True), self.size, CLOSER * most, ALIKE_IOU)
             again = pool.map(self.coarse, nearer)
             nearer = [max(pair, key=chance.surplus) for pair in zip(nearer, again, strict=True)]
             closer = sorted(pool.map(self.closer, nearer), key=chance.surplus, reverse=True)
-            least = rivals * chance.surplus(closer[0])
-            hopeful = [match for match in apart(closer, size, most, ALIKE_IOU) if rivals == 0 or chance.surplus(match) >= least]
-            refined = list(pool.map(self.finest, hopeful))
-        refined = [match for match in refined if sides[0] / _SLACK <= match.scale * side <= sides[1] * _SLACK]
-        background = np.array([chance.surplus(match) for match in coarse])
-        frames = np.array([outline(match, size) for match in coarse])
-        rows = []
+            least = chance.surplus(closer[0]) - rivals
+            leading = [match for match in apart(closer, self.size, most, ALIKE_IOU) if chance.surplus(match) >= least]
+            refined = list(pool.map(self.finest, leading))
+        side = min(self.size)
+        return self._judge([m for m in refined if sides[0] / _SLACK <= m.scale * side <= sides[1] * _SLACK], coarse)
+
+    def _judge(self, refined: list[Match], compared: list[Match]) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
+        """Return those of the refined places that overlap no more probable one, most probable first, and their evidence."""
+        frames, rows = np.array([outline(match, self.size) for match in compared]), []
         for match in refined:
-            others = background[quad_ious(outline(match, size), frames) < SAME_IOU]
-            rows.append(_evidence(match, chance.surplus(match), others, side))
+            elsewhere = np.flatnonzero(quad_ious(outline(match, self.size), frames) < SAME_IOU)
+            rows.append(_evidence(match, Chance.of([compared[i] for i in elsewhere]), min(self.size)))
         evidence = np.array(rows).reshape(-1, len(EVIDENCE))
         order = np.argsort(-self.probability(evidence), kind="stable")
-        judged = [refined[i] for i in order]
-        kept = apart(judged, size, most)
-        return kept, evidence[order][[any(match is one for one in kept) for match in judged]]
+        judged, evidence = [refined[i] for i in order], evidence[order]
+        kept = apart(judged, self.size, len(judged))
+        return kept, evidence[[k for k, match in enumerate(judged) if any(match is one for one in kept)]]
 
 
 def _once(compared: Callable[[Match], Match]) -> Callable[[Match], Match]:
@@ -362,32 +373,43 @@ def _once(compared: Callable[[Match], Match]) -> Callable[[Match], Match]:
 
 
 @dataclass(frozen=True)
-class _Chance:
-    """What correlation is to be expected of a wrong place by its scale: small ones, of which less is seen, correlate better."""
+class Chance:
+    """What correlation is to be expected of a wrong place by its scale: of a small one less is seen, and it correlates better.
+
+    Attributes:
+        slope, level: of the expected correlation over the logarithm of the scale to base 2. spread: median deviation from it.
+    """
 
     slope: float
     level: float
+    spread: float
+
+    @classmethod
+    def of(cls, matches: list[Match]) -> "Chance":
+        """Learn it from many places, nearly all of them wrong; by medians (Theil and Sen), as some may be right."""
+        if not matches:
+            return cls(0.0, *UNKNOWN)
+        octaves = np.log2([match.scale for match in matches])
+        correlation = np.array([match.correlation for match in matches])
+        slope = 0.0
+        if len(matches) >= FEW and np.subtract(*np.percentile(octaves, [75, 25])) > APART:
+            i, j = np.triu_indices(len(matches), 1)
+            rise, run = correlation[i] - correlation[j], octaves[i] - octaves[j]
+            far = np.abs(run) > APART
+            slope = min(0.0, float(np.median(rise[far] / run[far])))
+        level = float(np.median(correlation - slope * octaves))
+        return cls(slope, level, float(np.median(np.abs(correlation - slope * octaves - level))))
 
     def surplus(self, match: Match) -> float:
+        """Return by how much a place correlates better than expected."""
         return match.correlation - self.level - self.slope * float(np.log2(match.scale))
 
 
-def _chance(matches: list[Match]) -> _Chance:
-    """Fit a line to the correlations of many places, nearly all of them wrong."""
-    scales, correlations = np.log2([match.scale for match in matches]), [match.correlation for match in matches]
-    if len(matches) < FEW or np.ptp(scales) < 1:
-        return _Chance(0.0, float(np.median(correlations)))
-    slope, level = np.polyfit(scales, correlations, 1)
-    return _Chance(float(slope), float(level))
-
-
-def _evidence(match: Match, surplus: float, others: Float64[np.ndarray, " n"], side: int) -> list[float]:
-    """Return what speaks for a place, in the order of EVIDENCE; `others` are the surpluses of other places."""
-    middle = float(np.median(others)) if len(others) else 0.0
-    spread = float(np.median(np.abs(others - middle))) if len(others) else 0.1
+def _evidence(match: Match, chance: Chance, side: int) -> list[float]:
+    """Return what speaks for a place, in the order of EVIDENCE; `chance` is of places elsewhere."""
     return [
         float(np.arctanh(min(match.correlation, 0.995))),
-        min((surplus - middle) / (1.5 * spread + 0.03), 12.0),
+        min(chance.surplus(match) / (1.5 * chance.spread + 0.03), 12.0),
         float(np.log(match.confidence + 1e-4) - np.log1p(1e-4 - match.confidence)),
         float(np.log2(side * match.scale)),
         match.detail,

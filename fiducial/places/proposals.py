@@ -4,16 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float64
 
+from fiducial.coords import nearest_cell
 from fiducial.places.network import Output
+
+SIDE_SLACK = 1.2  # by which a proposed side may be smaller or larger than asked for: it is but a guess
 
 
 @dataclass(frozen=True)
 class Proposals:
     """Boxes where the query may lie; pixels are those of the source or rung that was asked about.
 
-    `confidence` is the network's. `merit` says which come first: that confidence, or what else has proposed them says.
+    Attributes:
+        confidence: the network's, there.
+        merit: by which they are ranked: that confidence, or of what a sweep has found the correlation.
     """
 
     center_yx: Float64[np.ndarray, "n 2"]
@@ -28,8 +35,11 @@ class Proposals:
 
     def only(self, chosen: np.ndarray) -> "Proposals":
         """Return those proposals."""
-        rows = (getattr(self, field.name)[chosen] for field in fields(self))
-        return Proposals(*rows)
+        return Proposals(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def ranked(self) -> "Proposals":
+        """Return them in the order of their merit, the largest first."""
+        return self.only(np.argsort(-self.merit, kind="stable"))
 
 
 NONE = Proposals(np.zeros((0, 2)), *(np.zeros(0) for _ in range(4)))
@@ -46,16 +56,21 @@ def decode(output: Output, keep: int) -> Proposals:
     return Proposals(rows[:, :2], rows[:, 2:4].mean(axis=1), angle, confidence, confidence)
 
 
+def confidence_around(output: Output, stride: int, yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, " n"]:
+    """Return the largest confidence of any turned view's boxes in the cell that holds each point and the eight around it."""
+    trust = F.max_pool2d(output.logits[:, :, 4].float().amax((0, 1)).sigmoid()[None], 3, 1, 1)[0]
+    size = (stride * trust.shape[0], stride * trust.shape[1])
+    return trust.flatten()[torch.from_numpy(nearest_cell(yx, size, stride)).to(trust.device)].double().cpu().numpy()
+
+
 def join(parts: Sequence[Proposals]) -> Proposals:
-    """Return all proposals of several parts, those of most merit first."""
-    whole = Proposals(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Proposals)))
-    return whole.only(np.argsort(-whole.merit, kind="stable"))
+    """Return all proposals of several parts, one part after the other."""
+    return Proposals(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Proposals)))
 
 
-def thin(parts: Sequence[Proposals], keep: int, sides: tuple[float, float]) -> Proposals:
-    """Join parts and drop what is no other place, size or angle than a proposal of more merit, or of a side not asked for."""
-    p = join(parts)
-    p = p.only(np.flatnonzero((p.side > sides[0] / 1.2) & (p.side < sides[1] * 1.2)))
+def thin(proposals: Proposals, keep: int, sides: tuple[float, float]) -> Proposals:
+    """Return up to `keep` that differ in place, size or angle from each one before them, and are of a side asked for."""
+    p = proposals.only(np.flatnonzero((proposals.side > sides[0] / SIDE_SLACK) & (proposals.side < sides[1] * SIDE_SLACK)))
     left = np.ones(len(p), dtype=bool)
     kept: list[int] = []
     while left.any() and len(kept) < keep:

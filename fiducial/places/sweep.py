@@ -19,10 +19,12 @@ from torch import Tensor
 
 from fiducial.coords import apply_transform, image_center_yx, resize_transform, shift, similarity
 from fiducial.matching import Look, look, with_side
-from fiducial.places.proposals import NONE, Proposals, join
+from fiducial.places.proposals import NONE, SIDE_SLACK, Proposals, join
 
-STEP, SCALES = 2, 4  # pixels from one place that is tried to the next, and scales between the bounds
+STEP = 2  # pixels, so reduced, from one place that is tried to the next
+SIDES_TRIED = 4  # between the bounds
 LEAST_VARIANCE = 0.02  # of what lies under a template: below, nothing is to be seen there
+SOFTENED = 12**-0.5  # deviation of a Gaussian that blurs as averaging over 1 px does
 PEAK = 5  # side of the neighborhood, in places tried, in which a peak is the highest
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -52,20 +54,23 @@ class Sweep:
 
     def __init__(self, query: Gray, sides: tuple[float, float], device: torch.device, *, bf16: bool) -> None:
         self.query, self.device, self.bf16 = query, device, bf16
-        self.sides = sides[0] * (sides[1] / sides[0]) ** (np.arange(0.5, SCALES) / SCALES)
+        self.sides = sides[0] * (sides[1] / sides[0]) ** (np.arange(0.5, SIDES_TRIED) / SIDES_TRIED)
         self.made: dict[Grid, list[_Templates]] = {}
 
-    def peaks(self, source: Look, grid: Grid) -> Proposals:
-        """Return the places where the query correlates better than around; merit is the correlation, confidence 0."""
+    def peaks(self, source: Look, grid: Grid, sides: tuple[float, float]) -> Proposals:
+        """Return the places where the query correlates better than around (eq. 14), ranked; confidence is NaN.
+
+        Only templates of sides between `sides` are tried.
+        """
         if grid not in self.made:
             self.made[grid] = [_templates(self.query, float(side), grid, self.device) for side in self.sides]
         full = (source.contrast.shape[0], source.contrast.shape[1])
         size = (max(1, round(full[0] / grid.reduced)), max(1, round(full[1] / grid.reduced)))
         small = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in source]
         looks = torch.from_numpy(np.stack(small))[:, None].to(self.device)
-        fitting = [templates for templates in self.made[grid] if min(size) >= templates.disk.shape[-1]]
-        found = [self._peaks_at(templates, looks) for templates in fitting]
-        whole = join([NONE, *found])
+        asked = [made for made in self.made[grid] if sides[0] / SIDE_SLACK < made.side < sides[1] * SIDE_SLACK]
+        found = [self._peaks_at(made, looks) for made in asked if min(size) >= made.disk.shape[-1]]
+        whole = join([NONE, *found]).ranked()
         return replace(whole, center_yx=apply_transform(resize_transform(size, full), whole.center_yx))
 
     def _peaks_at(self, templates: _Templates, looks: Float32[Tensor, "2 1 h w"]) -> Proposals:
@@ -75,14 +80,14 @@ class Sweep:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 own = F.conv2d(looks, templates.contrast, stride=STEP)
                 edges = F.conv2d(looks[1:], templates.edges, stride=STEP)
-            best = torch.stack([own[0].abs() / spread[0], own[1] / spread[1], edges[0] / spread[1]]).float().amax(0)
+            best = torch.maximum(torch.maximum(own[0].abs() / spread[0], own[1] / spread[1]), edges[0] / spread[1])
             value, turn = best.max(0)
             top = value == F.max_pool2d(value[None], PEAK, 1, PEAK // 2)[0]
             row, column = torch.nonzero(top & (value > 0), as_tuple=True)
             center = STEP * torch.stack([row, column], 1).double() + templates.disk.shape[-1] // 2
             angle = turn[row, column].double() * (2 * np.pi / len(templates.edges))
         merit = value[row, column].double().cpu().numpy()
-        side, confidence = np.full(len(merit), templates.side), np.zeros(len(merit))
+        side, confidence = np.full(len(merit), templates.side), np.full(len(merit), np.nan)
         return Proposals(center.cpu().numpy(), side, angle.cpu().numpy(), confidence, merit)
 
 
@@ -95,7 +100,7 @@ def _templates(query: Gray, side: float, grid: Grid, device: torch.device) -> _T
     disk = (np.hypot(dy, dx) <= n / 2).astype(np.float32)
     made = []
     for image in seen:
-        smooth = cv2.GaussianBlur(image, (0, 0), 0.45 * grid.reduced)  # as much as averaging over as many pixels takes
+        smooth = cv2.GaussianBlur(image, (0, 0), SOFTENED * grid.reduced)
         angles = 360 / grid.angles * np.arange(grid.angles)
         turns = [shift(middle, middle) @ similarity(1 / grid.reduced, float(angle)) @ shift(-y, -x) for angle in angles]
         views = np.stack([cv2.warpAffine(smooth, turn[:2], (n, n), flags=cv2.INTER_LINEAR) for turn in turns])
