@@ -9,7 +9,9 @@ steps of 16 blocks with 80 patches, 1.55 s each (75 minutes), loss from 1.8 to 0
 run, absent patches could now and then be of the block's own image, and drift followed the image's rows; both were mended in
 samples.py afterwards. Later 2,200 steps more from these weights (--start, --rate 6e-4) with that mended, stripes taken out of
 the patches and more gradient looks brought the loss to 0.55 and nothing else: 0.903 upright and 0.944 at any angle instead of
-0.931 and 0.931 (benchmarks/places_sem.py), so they were not shipped. What is missed is not for want of training. Scores:
+0.931 and 0.931 (benchmarks/places_sem.py), so they were not shipped. 2026-11-22: of ten present queries missed, five were all
+but certain once somebody looked at the true place; a sweep proposes them since. Of nine missed of other cases three are so
+still: large places whose detail a look of 40 px does not show. Scores:
 docs/model_cards/places_slim.md, from benchmarks/places_sem.py.
 """
 
