@@ -269,6 +269,31 @@ def test_textures_are_shown_and_hold_no_blobs(rng: np.random.Generator, monkeypa
     assert 2 <= sum(lively) <= 25  # about a third are the texture
 
 
+def test_patterns_are_bright_and_dark_and_hold_no_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [samples.draw_pattern(np.random.default_rng(seed), (90, 110)) for seed in range(40)]
+    assert {image.shape for image in drawn} == {(90, 110)}
+    assert all(np.isfinite(image).all() and image.std() > 0.01 for image in drawn)
+    striped = 0
+    for image in drawn:
+        dy, dx = np.gradient(gaussian_filter(image, 1.0))
+        yy, xx, yx = (float((a * b).mean()) for a, b in ((dy, dy), (dx, dx), (dy, dx)))
+        striped += np.hypot(yy - xx, 2 * yx) > 0.5 * (yy + xx)  # coherence: 1 where all gradients are parallel
+    assert striped > 15
+    monkeypatch.setattr(samples, "EMPTY", 1.0)
+    made = [samples.make_sample(DRAWN_ONLY, np.random.default_rng(seed), 64) for seed in range(20)]
+    assert all(not len(sample.crowd) and not sample.heat.any() for sample in made)
+
+
+def test_half_of_the_views_are_stretched(rng: np.random.Generator) -> None:
+    ratios = []
+    for _ in range(200):
+        view = samples._draw_view(np.zeros((300, 300), np.uint8), NOTHING, rng, 64, drawn=False)
+        large, small = np.linalg.svd(view[:2, :2], compute_uv=False)
+        ratios.append(large / small)
+    assert 0.4 < np.mean(np.array(ratios) < 1.001) < 0.6
+    assert 1.1 < np.percentile(ratios, 80) < 1.5
+
+
 def test_exposures_keep_three_channels_and_gray_stays_gray_in_them(rng: np.random.Generator) -> None:
     gray = bright_disks(rng).pixels.astype(np.float32) / 255
     color = bright_disks(rng, channels=3).pixels.astype(np.float32) / 255
