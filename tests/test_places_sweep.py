@@ -9,12 +9,14 @@ from jaxtyping import Float32
 from fiducial import augment
 from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.matching import Look, Match, look
-from fiducial.places.locator import OF_RUNG, SWEPT, UNKNOWN, Chance, choose
+from fiducial.places.locator import COARSELY, FINELY, OF_RUNG, SWEPT, UNKNOWN, Chance, Guesses, choose
 from fiducial.places.network import Output
 from fiducial.places.proposals import NONE, Proposals, confidence_around, join, thin
-from fiducial.places.sweep import COARSE, FINE, LEAST_VARIANCE, STEP, Grid, Sweep
+from fiducial.places.sweep import LEAST_VARIANCE, STEP, Grid, Sweep
 
 SIDES = (36.0, 72.0)
+FINE, FINER = FINELY
+(COARSE,) = COARSELY
 CPU = torch.device("cpu")
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -33,7 +35,7 @@ def view_of(image: Gray, center_yx: tuple[float, float], side: float, angle: flo
 
 
 def sweep_of(query: Gray) -> Sweep:
-    return Sweep(query, SIDES, CPU, bf16=False)
+    return Sweep(query, CPU, bf16=False)
 
 
 def proposals(*rows: tuple[float, float, float, float, float, float]) -> Proposals:
@@ -55,6 +57,16 @@ def test_the_best_peak_of_a_sweep_is_the_place_that_was_cut(grid: Grid, sign: in
     assert peaks.merit[0] > 1.5 * np.median(peaks.merit)
     assert ((peaks.merit > 0) & (peaks.merit <= 1.001)).all()
     assert (np.diff(peaks.merit) <= 0).all()
+
+
+@pytest.mark.parametrize(("side", "angle"), [(80.0, 10.0), (130.0, -125.0)])
+def test_boxes_of_the_next_rung_are_found_by_the_finer_grid(side: float, angle: float) -> None:
+    image = texture()
+    query = view_of(image, (118.3, 150.7), side, angle)
+    best = sweep_of(query).peaks(look(image), FINER, (72.0, 144.0)).only(np.array([0]))
+    assert np.linalg.norm(best.center_yx - (118.3, 150.7)) < 6
+    assert abs(np.log(best.side / side)) < 0.15
+    assert abs((np.rad2deg(best.angle[0]) - angle + 180) % 360 - 180) < 8
 
 
 def test_a_source_moved_by_whole_steps_has_its_peaks_moved() -> None:
@@ -104,7 +116,7 @@ def test_only_sides_asked_for_are_tried() -> None:
 def test_half_precision_finds_the_same_place() -> None:
     image = texture()
     query = view_of(image, (120.0, 150.0), 50.0, 20.0)
-    half, full = (Sweep(query, SIDES, CPU, bf16=bf16).peaks(look(image), FINE, SIDES) for bf16 in (True, False))
+    half, full = (Sweep(query, CPU, bf16=bf16).peaks(look(image), FINE, SIDES) for bf16 in (True, False))
     np.testing.assert_array_equal(half.center_yx[0], full.center_yx[0])
     np.testing.assert_allclose(half.merit[:5], full.merit[:5], atol=0.02)
 
@@ -123,7 +135,7 @@ def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_els
     many = proposals(*((20.0 * i, 500.0 * (i % 7), 40, 0, 0.9, 0.9) for i in range(200)))
     coarse = proposals(*((9e3, 100.0 * i, 60, 0, 0.01, 0.01) for i in range(50)))
     swept = proposals(*((100.0 * i, 9e4, 50, 0, 0.001, 0.5) for i in range(50)))
-    chosen = choose([(coarse, swept), (many, NONE)], SIDES)
+    chosen = choose([Guesses(coarse, [swept]), Guesses(many, [])], SIDES)
     assert (chosen.center_yx[:, 0] == 9e3).sum() == OF_RUNG
     assert (chosen.center_yx[:, 1] == 9e4).sum() == SWEPT
     assert len(chosen) < 100
@@ -131,7 +143,7 @@ def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_els
 
 def test_where_network_and_sweep_agree_the_box_is_the_networks() -> None:
     seen, swept = proposals((50, 50, 40, 0.1, 0.3, 0.3)), proposals((51, 50, 41, 0.0, 0.3, 0.8))
-    np.testing.assert_array_equal(choose([(seen, swept)], SIDES).center_yx, [[50, 50]])
+    np.testing.assert_array_equal(choose([Guesses(seen, [swept])], SIDES).center_yx, [[50, 50]])
 
 
 def test_proposals_are_joined_in_turn_and_ranked_by_merit() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ from fiducial.matching import (
 from fiducial.metrics import quad_ious
 from fiducial.places.network import FTFY
 from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
-from fiducial.places.sweep import COARSE, FINE, STEP, Sweep
+from fiducial.places.sweep import STEP, Grid, Sweep
 from fiducial.records import Image, InputError, Places, Progress, Provenance
 from fiducial.steps import Steps
 from fiducial.tiles import Tile, tiles
@@ -54,13 +55,16 @@ NOMINAL_PX = (36.0, 72.0)  # sides of boxes at a rung
 TURNS = 6  # views of the query
 SMALL_SOURCE_PX = 500_000  # pixels of a source below which it may be enlarged
 LARGEST_RUNG_PX = 48_000_000  # pixels of a rung; boxes that would need more are not searched
-LARGE_PX = 700_000  # pixels of a rung from which its sweep is coarser
+LARGE_PX = 700_000  # pixels of a rung from which it is swept coarsely
+# How a rung is swept: a large one, and others; these for the boxes of the next rung, too, of which they show more detail.
+COARSELY = (Grid(2.5, 24, NOMINAL_PX),)
+FINELY = (Grid(2.0, 36, NOMINAL_PX), Grid(2.5, 48, (NOMINAL_PX[1], 2 * NOMINAL_PX[1])))
 TILE_PX, MARGIN_PX = 1536, 96
 VIEW_PX = 224  # largest shorter side at which a query is looked at
 _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
-PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network, at least of each rung, and of a rung's sweep
+PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network, at least of each rung, and of each sweep
 REFINED = 12  # how many of these are refined
 CLOSER = 3  # times as many are looked at closer before
 GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
@@ -71,6 +75,13 @@ EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpn
 
 Gray = Float32[np.ndarray, "_ _"]
 Evidence = Float64[np.ndarray, "n k"]
+
+
+class Guesses(NamedTuple):
+    """What a rung holds: the boxes that the network sees, and those of each sweep, ranked, in pixels of the source."""
+
+    seen: Proposals
+    swept: list[Proposals]
 
 
 @dataclass(frozen=True)
@@ -146,8 +157,8 @@ class PlaceLocator:
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
         filters, verifier = self.filters(view), Verifier(view, rungs, self.probability)
-        sweep = Sweep(view, NOMINAL_PX, self.device, bf16=self.bf16)
-        parts: list[tuple[Proposals, Proposals]] = []
+        sweep = Sweep(view, self.device, bf16=self.bf16)
+        parts: list[Guesses] = []
         steps = Steps(progress, sum(len(list(_tiles_of(rung))) for rung in rungs) + 2)
         steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
@@ -182,13 +193,14 @@ class PlaceLocator:
 
     def propose(
         self, rung: Rung, filters: Float32[Tensor, "r n d"], sweep: Sweep, sides: tuple[float, float], steps: Steps
-    ) -> tuple[Proposals, Proposals]:
-        """Return the boxes that the network sees on a rung, and those of a sweep, ranked, in pixels of the source.
+    ) -> Guesses:
+        """Return the boxes that the network sees on a rung, and those of each sweep of it, in pixels of the source.
 
         Each of the rung's tiles is a step.
         """
-        found, swept, stride = [], [], self.network.config.stride
-        grid = FINE if rung.image.size < LARGE_PX else COARSE
+        found, stride = [], self.network.config.stride
+        grids = FINELY if rung.image.size < LARGE_PX else COARSELY
+        swept: dict[Grid, list[Proposals]] = {grid: [] for grid in grids}
         for tile in _tiles_of(rung):
             y0, x0, y1, x1 = tile.window
             seen = Look(*(image[y0:y1, x0:x1] for image in rung.look))
@@ -197,12 +209,13 @@ class PlaceLocator:
                 features = self.network.encode_source(padded.to(self.device))
                 output = self.network.correlate(features.expand(len(filters), -1, -1, -1), filters)
             found.append(_within(tile, decode(output, 4 * PROPOSALS), 1))
-            peaks = sweep.peaks(seen, grid, (sides[0] * rung.factor, sides[1] * rung.factor))
-            trust = confidence_around(output, stride, peaks.center_yx)
-            own = _within(tile, replace(peaks, confidence=trust), STEP * grid.reduced)
-            swept.append(own.only(np.arange(min(len(own), 4 * SWEPT))))
+            for grid in grids:
+                peaks = sweep.peaks(seen, grid, (sides[0] * rung.factor, sides[1] * rung.factor))
+                trust = confidence_around(output, stride, peaks.center_yx)
+                own = _within(tile, replace(peaks, confidence=trust), STEP * grid.reduced)
+                swept[grid].append(own.only(np.arange(min(len(own), 4 * SWEPT))))
             steps.add()
-        return _in_source(join(found).ranked(), rung), _in_source(join(swept).ranked(), rung)
+        return Guesses(_in_source(join(found), rung), [_in_source(join(parts), rung) for parts in swept.values()])
 
 
 def _tiles_of(rung: Rung) -> Iterator[Tile]:
@@ -210,9 +223,9 @@ def _tiles_of(rung: Rung) -> Iterator[Tile]:
 
 
 def _in_source(found: Proposals, rung: Rung) -> Proposals:
-    """Return proposals of a rung in pixels of the source."""
+    """Return proposals of a rung, ranked, in pixels of the source."""
     back = np.linalg.inv(rung.from_source)
-    return replace(found, center_yx=apply_transform(back, found.center_yx), side=found.side / rung.factor)
+    return replace(found, center_yx=apply_transform(back, found.center_yx), side=found.side / rung.factor).ranked()
 
 
 def _within(tile: Tile, found: Proposals, slack: float) -> Proposals:
@@ -223,18 +236,18 @@ def _within(tile: Tile, found: Proposals, slack: float) -> Proposals:
     return replace(found, center_yx=center).only(np.flatnonzero(near.all(axis=1)))
 
 
-def choose(parts: list[tuple[Proposals, Proposals]], sides: tuple[float, float]) -> Proposals:
-    """Return the proposals to be verified: the network's best of all rungs and of each, then each rung's best of the sweep."""
-    seen = [thin(join([found for found, _ in parts]).ranked(), PROPOSALS, sides)]
-    seen += [thin(found, OF_RUNG, sides) for found, _ in parts]
-    swept = [thin(found, SWEPT, sides) for _, found in parts]
+def choose(parts: list[Guesses], sides: tuple[float, float]) -> Proposals:
+    """Return the proposals to be verified: the network's best of all rungs and of each, then the best of each sweep."""
+    seen = [thin(join([guesses.seen for guesses in parts]).ranked(), PROPOSALS, sides)]
+    seen += [thin(guesses.seen, OF_RUNG, sides) for guesses in parts]
+    swept = [thin(found, SWEPT, sides) for guesses in parts for found in guesses.swept]
     whole = join([*seen, *swept])
     return thin(whole, len(whole), sides)
 
 
-def _promising(parts: list[tuple[Proposals, Proposals]]) -> bool:
+def _promising(parts: list[Guesses]) -> bool:
     """Say whether a proposal is confident enough that verifying it early may spare the rest of the search."""
-    return max((float(found.confidence.max(initial=0.0)) for found, _ in parts), default=0.0) > PROMISING
+    return max((float(guesses.seen.confidence.max(initial=0.0)) for guesses in parts), default=0.0) > PROMISING
 
 
 def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from fiducial.coords import apply_transform, image_center_yx, resize_transform, shift, similarity
@@ -31,13 +31,15 @@ Gray = Float32[np.ndarray, "_ _"]
 
 
 class Grid(NamedTuple):
-    """By how much a source is reduced before the sweep, and how many angles are tried."""
+    """By how much a rung is reduced before a sweep, how many angles are tried, and between which sides, in its pixels."""
 
     reduced: float
     angles: int
+    sides: tuple[float, float]
 
-
-FINE, COARSE = Grid(2.0, 36), Grid(2.5, 24)
+    def tried(self) -> Float64[np.ndarray, " s"]:
+        """Return the sides of the boxes that are tried."""
+        return self.sides[0] * (self.sides[1] / self.sides[0]) ** (np.arange(0.5, SIDES_TRIED) / SIDES_TRIED)
 
 
 class _Templates(NamedTuple):
@@ -50,11 +52,10 @@ class _Templates(NamedTuple):
 
 
 class Sweep:
-    """Templates of a query, for boxes whose sides lie between two bounds, in pixels of any rung."""
+    """A query, to be sought in looks of a source; its templates are made once for each grid."""
 
-    def __init__(self, query: Gray, sides: tuple[float, float], device: torch.device, *, bf16: bool) -> None:
+    def __init__(self, query: Gray, device: torch.device, *, bf16: bool) -> None:
         self.query, self.device, self.bf16 = query, device, bf16
-        self.sides = sides[0] * (sides[1] / sides[0]) ** (np.arange(0.5, SIDES_TRIED) / SIDES_TRIED)
         self.made: dict[Grid, list[_Templates]] = {}
 
     def peaks(self, source: Look, grid: Grid, sides: tuple[float, float]) -> Proposals:
@@ -63,7 +64,7 @@ class Sweep:
         Only templates of sides between `sides` are tried.
         """
         if grid not in self.made:
-            self.made[grid] = [_templates(self.query, float(side), grid, self.device) for side in self.sides]
+            self.made[grid] = [_templates(self.query, float(side), grid, self.device) for side in grid.tried()]
         full = (source.contrast.shape[0], source.contrast.shape[1])
         size = (max(1, round(full[0] / grid.reduced)), max(1, round(full[1] / grid.reduced)))
         small = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in source]
