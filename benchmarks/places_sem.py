@@ -52,7 +52,7 @@ from fiducial.places.network import FTFY, TripletNet
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from places_data import SEM, VALIDATED
 
-SEED = 6  # the sweep and the ranking of proposals were designed on what was missed of the cases of seeds 3 and 5
+SEED = 7  # the sweep and the ranking of proposals were designed on what was missed of the cases of seeds 3, 5 and 6
 LONGEST_PX = 4096
 NAMES = {
     "ours": "fiducial locate",

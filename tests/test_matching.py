@@ -9,6 +9,7 @@ import pytest
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
 from fiducial.matching import ALIKE_IOU, Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
+from fiducial.metrics import quad_iou
 from fiducial.places.locator import EVIDENCE, Verifier
 from fiducial.places.proposals import Proposals
 
@@ -119,6 +120,20 @@ def test_of_places_that_overlap_the_most_probable_stays(name: str) -> None:
     both, ranked = verifier._judge([far, Match(shift(0, 900) @ truth, 0.4, 0.5), near], elsewhere)
     assert len(both) == 2
     assert (np.diff(by(name)(ranked)) < 0).all()
+
+
+def test_fine_detail_that_the_coarse_comparison_steps_over_is_met_by_the_thorough_one() -> None:
+    rng, size = np.random.default_rng(0), (240, 300)
+    source = cv2.GaussianBlur(rng.normal(0, 1, size).astype(np.float32), (0, 0), 0.8)
+    guess, truth = (
+        shift(100, 110) @ similarity(0.5, angle) @ shift(*(-c for c in image_center_yx((160, 160)))) for angle in (0.0, 5.0)
+    )
+    view = cv2.warpAffine(source, truth[:2], (160, 160), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    verifier = Verifier(view, rungs_of(source), by("correlation"))
+    coarse, thorough = (compared(Match(guess, 0.0, 0.5)) for compared in (verifier.coarse, verifier.thorough))
+    assert coarse.correlation < 0.5
+    assert thorough.correlation > 0.9
+    assert quad_iou(outline(thorough, (160, 160)), apply_transform(truth, corners_yx((160, 160)))) > 0.95
 
 
 def test_beside_a_place_all_but_certain_only_its_rivals_are_refined() -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from fiducial import augment
 from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.matching import Look, Match, look
-from fiducial.places.locator import COARSELY, FINELY, OF_RUNG, SWEPT, UNKNOWN, Chance, Guesses, choose
+from fiducial.places.locator import COARSELY, FINELY, FOLLOWED, FOLLOWED_SWEPT, OF_RUNG, SWEPT, UNKNOWN, Chance, Guesses, choose
 from fiducial.places.network import Output
 from fiducial.places.proposals import NONE, Proposals, confidence_around, join, thin
 from fiducial.places.sweep import LEAST_VARIANCE, STEP, Grid, Sweep
@@ -135,7 +135,8 @@ def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_els
     many = proposals(*((20.0 * i, 500.0 * (i % 7), 40, 0, 0.9, 0.9) for i in range(200)))
     coarse = proposals(*((9e3, 100.0 * i, 60, 0, 0.01, 0.01) for i in range(50)))
     swept = proposals(*((100.0 * i, 9e4, 50, 0, 0.001, 0.5) for i in range(50)))
-    chosen = choose([Guesses(coarse, [swept]), Guesses(many, [])], SIDES)
+    chosen, first = choose([Guesses(coarse, [swept]), Guesses(many, [])], SIDES)
+    np.testing.assert_array_equal(chosen.merit[:first], [0.9] * FOLLOWED + [0.5] * FOLLOWED_SWEPT)
     assert (chosen.center_yx[:, 0] == 9e3).sum() == OF_RUNG
     assert (chosen.center_yx[:, 1] == 9e4).sum() == SWEPT
     assert len(chosen) < 100
@@ -143,7 +144,7 @@ def test_each_rung_and_its_sweep_are_looked_into_however_sure_the_network_is_els
 
 def test_where_network_and_sweep_agree_the_box_is_the_networks() -> None:
     seen, swept = proposals((50, 50, 40, 0.1, 0.3, 0.3)), proposals((51, 50, 41, 0.0, 0.3, 0.8))
-    np.testing.assert_array_equal(choose([Guesses(seen, [swept])], SIDES).center_yx, [[50, 50]])
+    np.testing.assert_array_equal(choose([Guesses(seen, [swept])], SIDES)[0].center_yx, [[50, 50]])
 
 
 def test_proposals_are_joined_in_turn_and_ranked_by_merit() -> None:

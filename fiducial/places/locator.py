@@ -65,6 +65,10 @@ _SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an
 CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
 PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network, at least of each rung, and of each sweep
+FOLLOWED, FOLLOWED_SWEPT = (
+    8,
+    2,
+)  # of these, how many are followed however they correlate at first: of the network, of each sweep
 REFINED = 12  # how many of these are refined
 CLOSER = 3  # times as many are looked at closer before
 GLANCED_AT = 2  # how many are refined to learn whether one is all but certain
@@ -163,15 +167,16 @@ class PlaceLocator:
         steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
-                likely = choose(parts, sides)
-                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT)[1]):
-                    matches, evidence = verifier.verify(likely, sides, rivals=RIVALS)
+                likely, followed = choose(parts, sides)
+                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT, followed=followed)[1]):
+                    matches, evidence = verifier.verify(likely, sides, followed=followed, rivals=RIVALS)
                     if self._is_certain(evidence):
                         sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                         break
             parts.append(self.propose(rung, filters, sweep, sides, steps))
         else:
-            matches, evidence = verifier.verify(choose(parts, sides), sides)
+            likely, followed = choose(parts, sides)
+            matches, evidence = verifier.verify(likely, sides, followed=followed)
         steps.reach(steps.total)
         to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
         return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
@@ -236,13 +241,20 @@ def _within(tile: Tile, found: Proposals, slack: float) -> Proposals:
     return replace(found, center_yx=center).only(np.flatnonzero(near.all(axis=1)))
 
 
-def choose(parts: list[Guesses], sides: tuple[float, float]) -> Proposals:
-    """Return the proposals to be verified: the network's best of all rungs and of each, then the best of each sweep."""
-    seen = [thin(join([guesses.seen for guesses in parts]).ranked(), PROPOSALS, sides)]
-    seen += [thin(guesses.seen, OF_RUNG, sides) for guesses in parts]
-    swept = [thin(found, SWEPT, sides) for guesses in parts for found in guesses.swept]
-    whole = join([*seen, *swept])
-    return thin(whole, len(whole), sides)
+def choose(parts: list[Guesses], sides: tuple[float, float]) -> tuple[Proposals, int]:
+    """Return the proposals to be verified, and how many of them, the first ones, are compared thoroughly.
+
+    These are the best of the network and of each sweep. Then come the network's best of all rungs and of each, and more of each
+    sweep.
+    """
+    seen = join([guesses.seen for guesses in parts]).ranked()
+    swept = [found for guesses in parts for found in guesses.swept]
+    first = join([thin(seen, FOLLOWED, sides), *(thin(found, FOLLOWED_SWEPT, sides) for found in swept)])
+    first = thin(first, len(first), sides)
+    others = [thin(seen, PROPOSALS, sides)] + [thin(guesses.seen, OF_RUNG, sides) for guesses in parts]
+    others += [thin(found, SWEPT, sides) for found in swept]
+    whole = join([first, *others])
+    return thin(whole, len(whole), sides), len(first)
 
 
 def _promising(parts: list[Guesses]) -> bool:
@@ -334,11 +346,19 @@ class Verifier:
         small = with_side(query, self.size, WORK_PX)
         near = partial(compare, look(small), resize_transform(self.size, (small.shape[0], small.shape[1])), rungs)
         self.coarse = _once(partial(near, angles=(-10, 0, 10), stretches=(0.88, 1.0, 1.14), pad=0.3))
+        fine = {"angles": (-10, -5, 0, 5, 10), "stretches": (0.88, 0.94, 1.0, 1.06, 1.14)}
+        self.thorough = _once(partial(near, **fine, pad=0.3))
         self.closer = _once(partial(near, angles=(-5, 0, 5), stretches=(0.94, 1.0, 1.06), pad=0.1))
         self.finest = _once(partial(refine, query, rungs))
 
     def verify(
-        self, proposals: Proposals, sides: tuple[float, float], most: int = REFINED, *, rivals: float = np.inf
+        self,
+        proposals: Proposals,
+        sides: tuple[float, float],
+        most: int = REFINED,
+        *,
+        followed: int = 0,
+        rivals: float = np.inf,
     ) -> tuple[list[Match], Float64[np.ndarray, "n k"]]:
         """Compare each proposal with the pixels around it, refine the best, and return places apart, most probable first.
 
@@ -347,11 +367,13 @@ class Verifier:
         if not len(proposals):
             return [], np.zeros((0, len(EVIDENCE)))
         with ThreadPoolExecutor(2) as pool:
-            coarse = list(pool.map(self.coarse, _starts(self.size, proposals)))
+            starts = list(_starts(self.size, proposals))
+            coarse = list(pool.map(self.coarse, starts))
             chance = Chance.of(coarse)
             nearer = apart(sorted(coarse, key=chance.surplus, reverse=True), self.size, CLOSER * most, ALIKE_IOU)
             again = pool.map(self.coarse, nearer)
             nearer = [max(pair, key=chance.surplus) for pair in zip(nearer, again, strict=True)]
+            nearer += pool.map(self.thorough, starts[:followed])
             closer = sorted(pool.map(self.closer, nearer), key=chance.surplus, reverse=True)
             least = chance.surplus(closer[0]) - rivals
             leading = [match for match in apart(closer, self.size, most, ALIKE_IOU) if chance.surplus(match) >= least]
