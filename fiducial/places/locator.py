@@ -167,9 +167,9 @@ class PlaceLocator:
         steps.add()  # the ladder
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
-                likely, followed = choose(parts, sides)
-                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT, followed=followed)[1]):
-                    matches, evidence = verifier.verify(likely, sides, followed=followed, rivals=RIVALS)
+                likely, _ = choose(parts, sides)
+                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT)[1]):
+                    matches, evidence = verifier.verify(likely, sides, rivals=RIVALS)
                     if self._is_certain(evidence):
                         sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                         break
