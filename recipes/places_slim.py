@@ -10,8 +10,8 @@ run, absent patches could now and then be of the block's own image, and drift fo
 samples.py afterwards. Later 2,200 steps more from these weights (--start, --rate 6e-4) with that mended, stripes taken out of
 the patches and more gradient looks brought the loss to 0.55 and nothing else: 0.903 upright and 0.944 at any angle instead of
 0.931 and 0.931 (benchmarks/places_sem.py), so they were not shipped. 2026-11-22: of ten present queries missed, five were all
-but certain once somebody looked at the true place; sweeps propose them since, and 414 of 432 are found in the place of 403. What
-is missed still has next to no contrast left, but for large places whose detail a look of 40 px does not show. Scores:
+but certain once somebody looked at the true place; sweeps propose them since, and 414 of 432 are found, not 403. What is missed
+still has next to no contrast left, but for large places whose detail a look of 40 px does not show. Scores:
 docs/model_cards/places_slim.md, from benchmarks/places_sem.py.
 """
 

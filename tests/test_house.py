@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fiducial"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = ("blobs", "defects", "landmarks", "places")
-BESIDE = {"landmarks": {"views"}, "places": {"proposals", "sweep"}}  # rooms of a family beside the four files that each has
+BESIDE = {
+    "landmarks": {"views"},
+    "places": {"proposals", "sweep", "verifier"},
+}  # rooms of a family beside the four files that each has
 
 LEVELS = (
     {"version", "coords", "patchwork"},

@@ -10,8 +10,8 @@ from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize
 from fiducial.images import from_array
 from fiducial.matching import ALIKE_IOU, Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
 from fiducial.metrics import quad_iou
-from fiducial.places.locator import EVIDENCE, Verifier
 from fiducial.places.proposals import Proposals
+from fiducial.places.verifier import EVIDENCE, Verifier
 
 SIZE = (83, 101)
 

@@ -9,10 +9,11 @@ from jaxtyping import Float32
 from fiducial import augment
 from fiducial.coords import image_center_yx, shift, similarity
 from fiducial.matching import Look, Match, look
-from fiducial.places.locator import COARSELY, FINELY, FOLLOWED, FOLLOWED_SWEPT, OF_RUNG, SWEPT, UNKNOWN, Chance, Guesses, choose
+from fiducial.places.locator import COARSELY, FINELY, FOLLOWED, FOLLOWED_SWEPT, OF_RUNG, SWEPT, Guesses, choose
 from fiducial.places.network import Output
 from fiducial.places.proposals import NONE, Proposals, confidence_around, join, thin
 from fiducial.places.sweep import LEAST_VARIANCE, STEP, Grid, Sweep
+from fiducial.places.verifier import UNKNOWN, Chance
 
 SIDES = (36.0, 72.0)
 FINE, FINER = FINELY

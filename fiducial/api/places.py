@@ -8,8 +8,9 @@ from fiducial.api.loading import METERS, Source, check_evidence, check_probabili
 from fiducial.confidence import EvidenceCalibration
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image
-from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
+from fiducial.places.locator import SCALES, PlaceLocator
 from fiducial.places.network import FTFY
+from fiducial.places.verifier import EVIDENCE
 from fiducial.records import Image, InputError, Places, Progress, Provenance
 from fiducial.version import VERSION
 

@@ -21,8 +21,9 @@ from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
 from fiducial.datasets import read_textures
 from fiducial.images import from_array
 from fiducial.matching import outline
-from fiducial.places.locator import EVIDENCE, SCALES, PlaceLocator
+from fiducial.places.locator import SCALES, PlaceLocator
 from fiducial.places.samples import FACTORS, SMALLEST_PX, render
+from fiducial.places.verifier import EVIDENCE
 from fiducial.records import InputError, Progress
 
 Picture = UInt8[np.ndarray, "_ _"]
