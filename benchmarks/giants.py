@@ -244,7 +244,7 @@ def words_for(verb: str, form: str, folder: Path) -> list[str]:
         "inspect": [files["sample"], "--template", files["template"]],
         "register": [files["moving"], files["fixed"]],
     }
-    return [sys.executable, "-m", "fiducial.cli", verb, *inputs[verb], "-o", str(folder / "out"), "--json"]
+    return [sys.executable, "-m", "fiducial", verb, *inputs[verb], "-o", str(folder / "out"), "--json"]
 
 
 def run_limited(words: list[str], limit_s: float) -> tuple[int, float, float, str]:

@@ -263,7 +263,7 @@ def run_apart(root: Path, words: list[str]) -> tuple[str, float, float]:
 
 def fresh(root: Path, images: Path, out: Path) -> dict[str, tuple[float, float]]:
     """Return the seconds of fresh processes: the import, the help, and the first answer on a small image of each verb."""
-    cli, small = ["-m", "fiducial.cli"], images / "small"
+    cli, small = ["-c", "from fiducial.cli import main; main()"], images / "small"
     words = {
         "import fiducial": ["-c", "import fiducial"],
         "fiducial --help": [*cli, "--help"],

@@ -38,7 +38,7 @@ def printed(line: str) -> str:
     """Return what a command of Fiducial prints, on a terminal 100 characters wide; any other is not run."""
     if not line.startswith("fiducial "):
         return ""
-    words = [sys.executable, "-m", "fiducial.cli", *shlex.split(line)[1:]]
+    words = [sys.executable, "-m", "fiducial", *shlex.split(line)[1:]]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
     if done.returncode not in (0, 3):  # 3: the answer is no
         raise SystemExit(f"{line}: exit status {done.returncode}\n{done.stderr}")

@@ -64,7 +64,7 @@ def fiducial(*words: str, expected: int = 0) -> None:
     """Run the command line, showing it."""
     print("\n$ fiducial " + shlex.join(words), flush=True)
     start = perf_counter()
-    status = subprocess.run([sys.executable, "-m", "fiducial.cli", *words], check=False).returncode
+    status = subprocess.run([sys.executable, "-m", "fiducial", *words], check=False).returncode
     print(f"  exit status {status}, {perf_counter() - start:.1f} s", flush=True)
     if status != expected:
         raise SystemExit(f"the demo expected exit status {expected}, got {status}")

@@ -300,7 +300,7 @@ def test_our_numbers_on_the_page_are_one_cell_each_of_the_result_files() -> None
 
 
 def test_the_command_says_in_one_line_that_benchmarks_come_with_a_clone(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "fiducial.cli", "benchmark", "--folder", str(tmp_path)]
+    words = [sys.executable, "-m", "fiducial", "benchmark", "--folder", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -308,7 +308,7 @@ def test_the_command_says_in_one_line_that_benchmarks_come_with_a_clone(tmp_path
 
 
 def test_the_command_passes_over_what_misses_data_and_writes_nothing_beside_its_folder(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "fiducial.cli", "benchmark", "--quick", "--only", "keypoints_reference", "-o", str(tmp_path)]
+    words = [sys.executable, "-m", "fiducial", "benchmark", "--quick", "--only", "keypoints_reference", "-o", str(tmp_path)]
     before = {path: path.stat().st_mtime_ns for path in result_files.FOLDER.iterdir()}
     done = subprocess.run([*words, "--data", str(tmp_path / "none")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

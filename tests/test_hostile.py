@@ -295,7 +295,7 @@ def test_bad_files_among_good_ones_are_rows_with_their_reason(tmp_path: Path, ru
 
 def test_the_module_itself_says_one_line(tmp_path: Path) -> None:
     path = hostile_parts.stored(hostile.PHOTO[:3000])(tmp_path)
-    words = [sys.executable, "-m", "fiducial.cli", "detect", str(path), "-o", str(tmp_path / "out")]
+    words = [sys.executable, "-m", "fiducial", "detect", str(path), "-o", str(tmp_path / "out")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert one_line(done.returncode, done.stderr)
 

@@ -65,7 +65,8 @@ class Verifier:
     ) -> tuple[list[Match], Evidence]:
         """Compare each proposal with the pixels around it, refine the best, and return places apart, most probable first.
 
-        What correlates by `rivals` worse than the best one is not refined.
+        The first `followed` proposals are compared at half the steps, however they correlate at first. What correlates by
+        `rivals` worse than the best one is not refined.
         """
         if not len(proposals):
             return [], np.zeros((0, len(EVIDENCE)))
