@@ -63,9 +63,16 @@ class EvidenceCalibration:
 
 
 def fit_evidence(
-    names: tuple[str, ...], evidence: Float64[np.ndarray, "n k"], true: Bool[np.ndarray, " n"]
+    names: tuple[str, ...],
+    evidence: Float64[np.ndarray, "n k"],
+    true: Bool[np.ndarray, " n"],
+    against: tuple[str, ...] = (),
+    either: tuple[str, ...] = (),
 ) -> EvidenceCalibration:
     """Fit the logistic regression from evidence to probability, with Platt's targets and a weak normal prior on the weights.
+
+    No weight gets a sign that would make more of a piece speak against an answer; for those in `against` the reverse, those in
+    `either` are free. So chance in few cases cannot make worse evidence count for better.
 
     Raises:
         InputError: no cases.
@@ -81,7 +88,8 @@ def fit_evidence(
 
     from scipy.optimize import minimize  # noqa: PLC0415 (a third of a second, and only fits need it)
 
-    found = minimize(loss, np.zeros(1 + len(names))).x
+    signs = [(None, 0.0) if name in against else (None, None) if name in either else (0.0, None) for name in names]
+    found = minimize(loss, np.zeros(1 + len(names)), method="L-BFGS-B", bounds=[(None, None), *signs]).x
     return EvidenceCalibration(
         names, tuple(mean.tolist()), tuple(deviation.tolist()), tuple(found[1:].tolist()), float(found[0])
     )
@@ -236,7 +244,7 @@ def threshold_for_budget(calibration: AnyCalibration, budget: float, unit: tuple
     allowed = int(np.floor(budget * calibration.units + 1e-9))
     if allowed < 1:
         raise InputError(
-            f"a budget of {budget:g} false alarms per {one} needs at least {np.ceil(1 / budget):.0f} {many} to be judged by, "
+            f"a budget of {budget:g} false alarms per {one} needs at least {1 / budget:.3g} {many} to be judged by, "
             f"the calibration has {calibration.units:.3g}: calibrate on more, or ask for more"
         )
     if allowed < len(calibration.alarms):

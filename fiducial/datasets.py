@@ -18,18 +18,19 @@ from scipy.spatial import cKDTree
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.crowds import Crowd, crowd_of_labels, disks
-from fiducial.images import intensity_range, is_omezarr, open_image, to_gray
+from fiducial.images import as_image, intensity_range, is_omezarr, open_image, to_gray
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
-MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".zarr")
+MASK_SUFFIXES = (".png", ".tif", ".tiff")  # what keeps numbers as they are
+IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".zarr")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 
 MOST_CLASSES = 200  # in a mask of 8 bits, below the value that stands for "unknown"
 
 BOX_MARGIN_PX = 10.0  # median by which DeepPCB's boxes exceed the masks derived from them
 
+_ALSO_POINTS = {"y_px": "y", "x_px": "x", "radius_px": "radius", "axis-0": "y", "axis-1": "x"}  # other names of columns
 _GROW_PX = 2  # how far a derived mask may leave its box
 _SMALLEST_PX = 12  # and the area under which a part of it is edge jitter
 
@@ -227,9 +228,10 @@ def _shrink(image: UInt8[np.ndarray, "h w"], longest_px: int) -> UInt8[np.ndarra
 
 def _existing(stem: Path, ending: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Path:
     for suffix in suffixes:
-        path = stem.with_name(stem.name + ending + suffix)
-        if path.is_file() or is_omezarr(path):
-            return path
+        for spelled in (suffix, suffix.upper()):
+            path = stem.with_name(stem.name + ending + spelled)
+            if path.is_file() or is_omezarr(path):
+                return path
     raise InputError(f"expected an image {stem.name}{ending} ({', '.join(suffixes)}) in {stem.parent}, found none")
 
 
@@ -273,7 +275,8 @@ def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
     """Read a folder of images with their blobs: `images/` and, of the same names, the first of the following that is there.
 
     `masks/` or `segmaps/`: label images, 0 for background; the pieces of a mask of one value are its blobs. `points/`: CSV with
-    columns y, x and, if known, radius, in pixels of the house frame. `annotations.json`: boxes as COCO writes them.
+    columns y, x and, if known, radius, in pixels of the house frame, or as `detect` wrote it, for itself or for napari.
+    `annotations.json`: boxes as COCO writes them.
 
     Raises:
         InputError: none of these, or an image without its truth.
@@ -293,21 +296,27 @@ def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
 
 
 def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
-    """Read an image as gray or RGB in 8 bits; deeper ones are normalized, from their 0.2th to their 99.8th percentile.
+    """Read an image as gray or RGB in 8 bits; deeper ones from their 0.2th percentile to as far again above their 99.8th.
+
+    That is what `detect` sees of them. Where the percentiles coincide, the least and the largest value stand for them.
 
     Raises:
         InputError: as `open_image`, or channels that are not gray or color.
     """
-    image = open_image(path)
+    image = as_image(path)
     if image.channels > 4:
         raise InputError(f"expected gray or RGB(A), {image.name} has {image.channels} channels")
     pixels = image.read()
     pixels = pixels[..., :3] if image.channels >= 3 else pixels[..., 0] if image.channels == 2 else pixels
+    pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
     if pixels.dtype == np.uint8:
         gray = pixels.ndim == 3 and np.array_equal(pixels[..., :2], pixels[..., 1:])
         return pixels[..., 0].copy() if gray else pixels
     known = pixels[np.isfinite(pixels)]
     low, high = (float(v) for v in np.percentile(known, [0.2, 99.8])) if len(known) else (0.0, 1.0)
+    if len(known) and high <= low:
+        low, high = float(known.min()), float(known.max())
+    high = min(2 * high - low, float(known.max())) if len(known) else high
     scaled = (np.nan_to_num(pixels.astype(np.float64), nan=low) - low) / max(high - low, 1e-12)
     return np.clip(scaled * 255, 0, 255).round().astype(np.uint8)
 
@@ -337,11 +346,15 @@ def _read_numbers(path: Path) -> Shaped[np.ndarray, "h w *c"]:
 
 
 def _read_points(path: Path) -> Crowd:
-    """Read centers; blobs without a radius get a third of the median distance to the nearest other one."""
+    """Read centers; blobs without a radius get a third of the median distance to the nearest other one.
+
+    The columns may be named as in a table that `detect` wrote, or as napari names those of its points.
+    """
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as CSV: {str(error).strip()}") from error
+    table = table.rename(columns=_ALSO_POINTS)
     if not {"y", "x"} <= set(table.columns):
         raise InputError(f"{path} must have columns y, x and, if known, radius, got {list(table.columns)}")
     known = table[[name for name in ("y", "x", "radius") if name in table.columns]].apply(pd.to_numeric, errors="coerce")

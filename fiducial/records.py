@@ -36,6 +36,7 @@ class Image:
         dtype: of the pixels that `read` returns.
         pixel_size: height and width of a pixel in `unit`, if the file states them.
         crs: coordinate reference system as WKT, and pixel_to_world: transform of (x, y, 1), if the file has them.
+        stains: whether the channels are images of their own, as a microscope's, rather than colors of one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Image:
     unit: str | None = None
     crs: str | None = None
     pixel_to_world: Float64[np.ndarray, "3 3"] | None = None
+    stains: bool = False
 
     def read(self, window: Window | None = None) -> Shaped[np.ndarray, "h w *c"]:
         """Return the pixels of a window (all by default), (h, w) if gray and (h, w, channels) otherwise.
@@ -344,7 +346,8 @@ class Registration:
         held_out_px: median distance of tie points from transforms that were estimated without them.
         return_px: how far the estimates from either image's keypoints alone lie from this transform: the sum of both mean
             distances.
-        score: calibrated probability that the mean error is under 5 px.
+        score: calibrated probability that the mean error is under `within_px` pixels of the fixed image.
+        within_px: 5 px of what the search looked at, so more where that was a reduced copy.
         accepted: whether the score reaches the least probability asked for. reason: if not, why.
         start: where the search began: "map", from what the files state, or "searched", from nothing but the pixels.
         correction: (dy, dx) that the transform adds to what the files' georeference states, at the center of the fixed image,
@@ -362,6 +365,7 @@ class Registration:
     held_out_px: float
     return_px: float
     score: float
+    within_px: float
     accepted: bool
     reason: str
     start: str

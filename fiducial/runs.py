@@ -138,8 +138,13 @@ def plan(
     )
 
 
-def check_file(out: Path) -> None:
-    """Refuse a file that could not be written, before the work that it shall hold; raises InputError."""
+def check_file(out: Path, endings: Sequence[str] = ()) -> None:
+    """Refuse a file that could not be written, before the work that it shall hold; raises InputError.
+
+    Its suffix must be one of `endings`, if any are given.
+    """
+    if endings and out.suffix.lower() not in endings:
+        raise InputError(f"expected one of {', '.join(endings)}, got {out.name}")
     if os.path.isdir(out):
         raise InputError(f"expected a file to write, {out} is a folder: name a file in it")
     _check_out(out.parent)

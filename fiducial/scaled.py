@@ -6,16 +6,17 @@ Glossary
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
 from fiducial.images import as_float32, to_gray
 from fiducial.records import Image, Window
 
+_GAP_PX = 5  # side of the neighborhood that tells where values are missing
 _REACH_PX = 3  # of the resampling, in pixels of the averages
 
 
@@ -27,7 +28,7 @@ class Scaled:
     scale: float
     zero: float
     one: float
-    undefined: float  # what stands for NaN and infinite values, before normalization
+    undefined: float  # what stands for NaN and infinite values, before normalization; NaN where they shall stay NaN
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,6 +59,12 @@ class Scaled:
         seen = cv2.warpAffine(averages, matrix[:2], size[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
         return _in_color(seen)
 
+    def gaps(self, window: Window) -> Bool[np.ndarray, "h w"]:
+        """Say of a window's pixels whether more than half of what is around them has no value."""
+        if self.image.dtype.kind != "f":
+            return np.zeros((window[2] - window[0], window[3] - window[1]), bool)
+        return without_values(replace(self, undefined=np.nan).read(window))
+
     def _averages(self, window: Window, k: int) -> Float32[np.ndarray, "h w *c"]:
         """Return averages over k × k pixels, normalized, gray or RGB, a band of the image at a time."""
         y0, x0, y1, x1 = window
@@ -67,13 +74,34 @@ class Scaled:
             bottom = min(top + step, y1)
             part = self.image.read((top * k, x0 * k, min(bottom * k, height), min(x1 * k, width)))
             seen = as_float32(part[..., :3]) if self.image.channels in (3, 4) else to_gray(part, self.image.name)
-            seen = np.where(np.isfinite(seen), seen, np.float32(self.undefined))
             if k > 1:
                 missing = [(0, (bottom - top) * k - seen.shape[0]), (0, (x1 - x0) * k - seen.shape[1]), (0, 0)]
                 seen = np.pad(seen, missing[: seen.ndim], mode="edge")
-                seen = cv2.resize(seen, (x1 - x0, bottom - top), interpolation=cv2.INTER_AREA)
+            seen = _reduced(seen, (x1 - x0, bottom - top), self.undefined)
             bands.append((seen - np.float32(self.zero)) / np.float32(self.one - self.zero))
         return np.concatenate(bands)
+
+
+def without_values(seen: Float32[np.ndarray, "h w *c"]) -> Bool[np.ndarray, "h w"]:
+    """Say where more than half of a neighborhood is NaN, in any channel; a single dead pixel is no such place."""
+    undefined = ~np.isfinite(seen)
+    undefined = undefined.any(axis=-1) if seen.ndim == 3 else undefined
+    return cv2.blur(undefined.astype(np.float32), (_GAP_PX, _GAP_PX)) > 0.5
+
+
+def _reduced(seen: Float32[np.ndarray, "i j *c"], size: tuple[int, int], undefined: float) -> Float32[np.ndarray, "h w *c"]:
+    """Return averages over equal areas, (width, height) of them; of what is not finite, `undefined` is averaged.
+
+    If that is NaN, averages are of finite values, and NaN where these are under a half.
+    """
+    finite = np.isfinite(seen)
+    whole = (seen.shape[1], seen.shape[0]) == size
+    if finite.all() or np.isfinite(undefined) or whole:
+        seen = seen if finite.all() else np.where(finite, seen, np.float32(undefined))
+        return seen if whole else cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(finite.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(np.where(finite, seen, np.float32(0)), size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-6)
+    return np.where(share >= 0.5, mean, np.float32(np.nan))
 
 
 def _in_color(seen: Float32[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w 3"]:
@@ -81,8 +109,8 @@ def _in_color(seen: Float32[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w 3
 
 
 def read_shown(image: Image, longest_px: int) -> Float32[np.ndarray, "h w 3"]:
-    """Return the colors of a whole image in the file's own scale, reduced so that no side exceeds `longest_px`; NaN is 0."""
+    """Return the colors of a whole image in the file's own scale, reduced so that no side exceeds `longest_px`; NaN stays."""
     scale = min(1.0, longest_px / max(image.size))
-    copy = Scaled(image, scale, 0.0, 1.0, 0.0)
+    copy = Scaled(image, scale, 0.0, 1.0, np.nan)
     tall, wide = min(copy.size[0], longest_px), min(copy.size[1], longest_px)
     return copy.read((0, 0, tall, wide))

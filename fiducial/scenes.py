@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float32
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, scale_transform, shift
 from fiducial.geometry import ToneCurve, equalize, tone_curve
 from fiducial.images import sample_gray
-from fiducial.records import Image
-from fiducial.scaled import Scaled
+from fiducial.records import Image, Window
+from fiducial.scaled import Scaled, without_values
 
 Gray = Float32[np.ndarray, "_ _"]
 
@@ -43,7 +43,7 @@ class Scene:
         """
         back = np.linalg.inv(to_view)
         halvings = _halvings(back, size)
-        copy = Scaled(self.image, 2.0**-halvings, 0.0, 1.0, self.middle)
+        copy = Scaled(self.image, 2.0**-halvings, 0.0, 1.0, np.nan)
         to_copy = scale_transform(2.0**-halvings) @ back  # from pixels of the view
         if copy.size[0] * copy.size[1] <= _KEPT_PX:
             (even, present), first = self._whole(halvings, copy), (0, 0)
@@ -51,8 +51,8 @@ class Scene:
             corners = apply_transform(to_copy, corners_yx(size))
             low = np.clip(np.floor(corners.min(0)) - _REACH_PX, 0, np.array(copy.size) - 1).astype(int)
             high = np.clip(np.ceil(corners.max(0)) + _REACH_PX, low + 1, copy.size).astype(int)
-            seen = _gray(copy.read((int(low[0]), int(low[1]), int(high[0]), int(high[1]))))
-            even, present = _even(seen, self.curve)
+            seen, present = self._read(copy, (int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+            even = equalize(seen, self.curve)
             first = (int(low[0]), int(low[1]))
         matrix = shift(-first[0], -first[1]) @ to_copy
         how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -63,11 +63,17 @@ class Scene:
     def _whole(self, halvings: int, copy: Scaled) -> tuple[Gray, Gray]:
         """Return a reduced copy, equalized by its own tones: averages have fewer extremes than pixels."""
         if halvings not in self.copies:
-            seen = _gray(copy.read((0, 0, *copy.size)))
-            present = _with_data(seen)
+            seen, present = self._read(copy, (0, 0, *copy.size))
             curve = tone_curve(seen[present > 0][:: max(1, seen.size // _TONES_PX)])
             self.copies[halvings] = equalize(seen, curve), present
         return self.copies[halvings]
+
+    def _read(self, copy: Scaled, window: Window) -> tuple[Gray, Gray]:
+        """Return a window of a copy in gray, `middle` for what is NaN, and 1 where it has data, 0 elsewhere."""
+        seen = cv2.cvtColor(copy.read(window), cv2.COLOR_RGB2GRAY)
+        gap = without_values(seen)
+        seen = np.where(np.isfinite(seen), seen, np.float32(self.middle))
+        return seen, np.where(gap, np.float32(0), _with_data(seen))
 
 
 def open_scene(image: Image) -> Scene:
@@ -89,14 +95,6 @@ def _halvings(back: Matrix, size: tuple[int, int]) -> int:
     steps = apply_transform(back, np.array([[y, x], [y, x + 1], [y + 1, x]]))
     area = abs(float(np.linalg.det(steps[1:] - steps[0])))  # of a pixel of the view, in pixels of the image
     return max(0, round(0.5 * np.log2(max(area, 1.0))))
-
-
-def _gray(seen: Float32[np.ndarray, "h w 3"]) -> Gray:
-    return cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY)
-
-
-def _even(seen: Gray, curve: ToneCurve) -> tuple[Gray, Gray]:
-    return equalize(seen, curve), _with_data(seen)
 
 
 def _with_data(image: Gray) -> Gray:

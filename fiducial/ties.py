@@ -2,7 +2,7 @@
 
 Glossary
     Ties: points of a moving image and their partners in a fixed one, in pixels of each.
-    scale: of the frame in which the points were matched, over the fixed image.
+    frame: the grid, reduced from the fixed image or a part of it, on which the points were matched.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, scale_transform
+from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, scale_transform, shift
 from fiducial.estimation import Model, Points, common_grid, estimate, held_out_error, transform_distance
 
 REACH_PX = 3.0  # within which ties agree, in pixels of the frame
 
 # What the probability of a transform is fitted on.
 EVIDENCE = ("log_ties", "agreement", "held_out", "way_back", "spread", "similarity")
+AGAINST = ("held_out", "way_back")  # more of these speaks against it
 
 Size = tuple[int, int]
 
 _LOST_PX = 20.0  # of the frame: what an estimate counts as that failed
-_CELLS = 6  # a side of the fixed image, in which ties are looked for
+_CELLS = 6  # a side of the frame, in which ties are looked for
 _GRID = 24  # points a side of what the images have in common
 TILES = 3  # a side, of a large scene, that refine the transform at each finer scale
 _LEAST_TILE_PX = 64
@@ -60,9 +61,10 @@ def join(parts: list[Ties]) -> Ties:
 
 @dataclass(frozen=True)
 class Answer:
-    """A transform, the ties that agree with it, and the evidence for it (as EVIDENCE)."""
+    """A transform, the ties that agree with it, and the evidence for it (as EVIDENCE), which is of a frame of that scale."""
 
     matrix: Matrix
+    scale: float
     ties: Ties
     evidence: Float64[np.ndarray, " k"]
     held_out_px: float
@@ -80,15 +82,30 @@ def fit_ties(model: Model, ties: Ties, reach_px: float) -> tuple[Matrix, Bool[np
     return found[0], agreed
 
 
-def judge(model: Model, ahead: Ties, back: Ties, scale: float, sizes: tuple[Size, Size]) -> Answer | None:
+@dataclass(frozen=True)
+class Frame:
+    """A grid on the fixed image: its scale over the image, its size, and the pixel (y, x) of the image that it begins with."""
+
+    scale: float
+    size: Size
+    first: tuple[int, int] = (0, 0)
+
+    @property
+    def to_frame(self) -> Matrix:
+        """The transform from the fixed image's pixels to the frame's."""
+        return scale_transform(self.scale) @ shift(-self.first[0], -self.first[1])
+
+
+def judge(model: Model, ahead: Ties, back: Ties, frame: Frame, start: Matrix, sizes: tuple[Size, Size]) -> Answer | None:
     """Estimate from the ties of both directions, and gather the evidence; None where too few agree.
 
     `ahead` are keypoints of the fixed image, matched in the moving one; `back` the reverse. Each way gives an estimate of its
-    own, and how far these lie from the common one is part of the evidence. `sizes` are those of the moving and fixed images.
+    own, and how far these lie from the common one is part of the evidence. `start` is where the search began, `sizes` are those
+    of the moving and fixed images.
     """
-    mutual = join([ties.pick(ties.mutual) for ties in (ahead, back)])
+    mutual, scale = join([ties.pick(ties.mutual) for ties in (ahead, back)]), frame.scale
     whole, *ways = (fit_ties(model, ties, REACH_PX / scale) for ties in (mutual, ahead, back))
-    if whole is None or not is_plausible(whole[0], *sizes):
+    if whole is None or not is_plausible(whole[0], start, *sizes):
         return None
     kept = mutual.pick(whole[1])
     held_out = held_out_error(model, kept.moving_yx, kept.fixed_yx)
@@ -99,22 +116,22 @@ def judge(model: Model, ahead: Ties, back: Ties, scale: float, sizes: tuple[Size
             len(kept.similarity) / max(len(mutual.similarity), 1),
             _log_px(held_out * scale),
             _log_px(return_px * scale),
-            spread(whole[0], kept, *sizes),
+            spread(whole[0], kept, frame, *sizes),
             float(kept.similarity.mean()),
         ]
     )
-    return Answer(whole[0], kept, evidence, held_out, return_px)
+    return Answer(whole[0], scale, kept, evidence, held_out, return_px)
 
 
 def _log_px(error_px: float) -> float:
     return float(np.log((min(error_px, _LOST_PX) if np.isfinite(error_px) else _LOST_PX) + 0.1))
 
 
-def spread(matrix: Matrix, ties: Ties, moving_size: Size, fixed_size: Size) -> float:
-    """Return the share of the common area, in cells of the fixed image, in which there are ties."""
+def spread(matrix: Matrix, ties: Ties, frame: Frame, moving_size: Size, fixed_size: Size) -> float:
+    """Return the share of the common area, in cells of the frame, in which there are ties."""
     cells = []
     for yx in (apply_transform(matrix, common_grid(matrix, moving_size, fixed_size, _GRID)), ties.fixed_yx):
-        cell = np.floor(_CELLS * yx / np.array(fixed_size)).astype(int)
+        cell = np.floor(_CELLS * frame.scale * (yx - np.array(frame.first)) / np.array(frame.size)).astype(int)
         inside = ((cell >= 0) & (cell < _CELLS)).all(axis=1)
         cells.append(set(map(tuple, cell[inside].tolist())))
     common, tied = cells
@@ -128,46 +145,53 @@ def error_estimate(answer: Answer) -> float:
 
 def local_scale(matrix: Matrix, moving_size: Size) -> float:
     """Return the size of a moving pixel in fixed pixels, in the middle of the moving image."""
-    y, x = image_center_yx(moving_size)
-    placed = apply_transform(matrix, np.array([[y, x], [y, x + 1], [y + 1, x]]))
-    return float(np.sqrt(abs(np.linalg.det(placed[1:] - placed[0]))))
+    return float(np.sqrt(abs(np.linalg.det(_linear(matrix, moving_size)))))
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The grid of a reduced fixed image: its scale over the image, and its size."""
+def choose_frame(matrix: Matrix, moving_size: Size, fixed_size: Size, longest_px: int, *, whole: bool = False) -> Frame:
+    """Return the frame in which neither image exceeds `longest_px`; it leaves out what is far from a small moving image.
 
-    scale: float
-    size: Size
-
-    @property
-    def to_frame(self) -> Matrix:
-        """The transform from the fixed image's pixels to the frame's."""
-        return scale_transform(self.scale)
-
-
-def choose_frame(matrix: Matrix, moving_size: Size, fixed_size: Size, longest_px: int) -> Frame:
-    """Return the frame in which neither image exceeds `longest_px`.
-
-    The fixed image is not enlarged, nor reduced to less than a third of that side, nor to a side under LEAST_SIDE_PX.
+    The fixed image is not enlarged, nor reduced to less than a third of that side, nor to a side under LEAST_SIDE_PX. A
+    `whole` frame leaves nothing out.
     """
-    own = max(fixed_size)
+    first, span = ((0, 0), fixed_size) if whole else _surroundings(matrix, moving_size, fixed_size)
+    own = max(span)
     factor = min(1.0, longest_px / max(own, min(local_scale(matrix, moving_size) * max(moving_size), 3 * own)))
-    tall, wide = (max(LEAST_SIDE_PX, round(side * factor)) for side in fixed_size)
-    return Frame(factor, (tall, wide))
+    tall, wide = (max(LEAST_SIDE_PX, round(side * factor)) for side in span)
+    return Frame(factor, (tall, wide), first)
 
 
-def is_plausible(matrix: Matrix, moving_size: Size, fixed_size: Size) -> bool:
-    """Say whether a transform keeps orientation, is stretched by less than a half, and leaves something in common."""
-    y, x = image_center_yx(moving_size)
-    placed = apply_transform(matrix, np.array([[y, x], [y + 1, x], [y, x + 1]]))
-    linear = (placed[1:] - placed[0]).T
-    stretch = np.linalg.svd(linear, compute_uv=False)
+def _surroundings(matrix: Matrix, moving_size: Size, fixed_size: Size) -> tuple[tuple[int, int], Size]:
+    """Return first pixel and size of the fixed image's part around a moving one: the moving one's length on every side of it.
+
+    It is the whole fixed image unless the part is less than half as long.
+    """
+    placed = apply_transform(matrix, corners_yx(moving_size))
+    low, high = placed.min(axis=0), placed.max(axis=0)
+    length = (high - low).max()
+    if not 2 * 3 * length < max(fixed_size):
+        return (0, 0), fixed_size
+    first = np.clip(np.floor(low - length), 0, np.array(fixed_size) - LEAST_SIDE_PX).astype(int)
+    last = np.clip(np.ceil(high + length), first + LEAST_SIDE_PX, fixed_size).astype(int)
+    return (int(first[0]), int(first[1])), (int(last[0] - first[0]), int(last[1] - first[1]))
+
+
+def is_plausible(matrix: Matrix, start: Matrix, moving_size: Size, fixed_size: Size) -> bool:
+    """Say whether a transform leaves something in common, and neither mirrors nor stretches by a half what the start gives."""
+    departure = _linear(matrix, moving_size) @ np.linalg.inv(_linear(start, moving_size))
+    stretch = np.linalg.svd(departure, compute_uv=False)
     corners = corners_yx(moving_size)
     depth = np.column_stack([corners[:, ::-1], np.ones(4)]) @ matrix[2]
-    if np.linalg.det(linear) <= 0 or stretch[0] > 1.5 * stretch[1] or (depth <= 0).any():
+    if np.linalg.det(departure) <= 0 or stretch[0] > 1.5 * stretch[1] or (depth <= 0).any():
         return False
     return bool(np.isfinite(transform_distance(matrix, matrix, moving_size, fixed_size)))
+
+
+def _linear(matrix: Matrix, moving_size: Size) -> Float64[np.ndarray, "2 2"]:
+    """Return the linear part of a transform in the middle of the moving image."""
+    y, x = image_center_yx(moving_size)
+    placed = apply_transform(matrix, np.array([[y, x], [y + 1, x], [y, x + 1]]))
+    return (placed[1:] - placed[0]).T
 
 
 def spread_tiles(

@@ -137,11 +137,21 @@ def test_evidence_becomes_calibrated_probabilities(rng: np.random.Generator) -> 
         evidence = rng.normal([3, 100], [1, 20], (n, 2))
         return evidence, rng.random(n) < 1 / (1 + np.exp(-2 * (evidence[:, 0] - 3) + 0.05 * (evidence[:, 1] - 100)))
 
-    fitted = fit_evidence(("a", "b"), *draw(4000))
+    fitted = fit_evidence(("a", "b"), *draw(4000), against=("b",))
     evidence, true = draw(4000)
     assert calibration_error(evidence_to_probability(fitted, evidence), true) < 0.04
     assert fitted.weight[0] > 0 > fitted.weight[1]
     assert evidence_to_probability(fitted, np.zeros((0, 2))).shape == (0,)
+
+
+def test_chance_does_not_make_worse_evidence_count_for_better(rng: np.random.Generator) -> None:
+    evidence = rng.normal(0, 1, (60, 3))
+    true = rng.random(60) < 1 / (1 + np.exp(evidence[:, 0] - evidence[:, 1] - evidence[:, 2]))
+    free = fit_evidence(("a", "b", "c"), evidence, true, either=("a", "b", "c"))
+    assert np.sign(free.weight).tolist() == [-1, 1, 1]
+    bound = fit_evidence(("a", "b", "c"), evidence, true, against=("b",), either=("c",))
+    assert bound.weight[:2] == (0, 0)
+    assert bound.weight[2] > 0
 
 
 def test_evidence_of_one_kind_alone_gives_finite_doubt() -> None:

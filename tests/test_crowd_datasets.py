@@ -120,7 +120,26 @@ def test_negative_labels_are_background(tmp_path: Path) -> None:
     assert len(image.crowd) == 2
 
 
+def test_a_mask_with_losses_is_not_taken_and_one_in_capitals_is(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks" / "a.jpg"), (255 * (squares() > 0)).astype(np.uint8))
+    refused(tmp_path, "a .*in masks|a .*found none")
+    tifffile.imwrite(tmp_path / "masks" / "a.TIF", squares())
+    assert len(read_crowds(tmp_path)[0].crowd) == 2
+
+
 # Points
+
+
+@pytest.mark.parametrize("header", ["y_px,x_px,radius_px,probability", "index,axis-0,axis-1,radius"])
+def test_tables_that_detect_wrote_are_points(tmp_path: Path, header: str) -> None:
+    write_images(tmp_path, "a.png")
+    row = "3.25,12.5,4,0.9" if header.startswith("y") else "0,3.25,12.5,4"
+    write_points(tmp_path, f"{header}\n{row}\n")
+    crowd = read_crowds(tmp_path)[0].crowd
+    np.testing.assert_allclose(crowd.yx, [[3.25, 12.5]])
+    np.testing.assert_allclose(crowd.radius, [4])
 
 
 def test_points_with_radii_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -289,3 +308,22 @@ def test_public_crowds_beside_the_project_have_blobs_inside_their_images(
         assert 1 < np.median(image.crowd.radius) < min(image.pixels.shape[:2]) / 2
         assert (image.crowd.yx > 0).all()
         assert (image.crowd.yx < np.array(image.pixels.shape[:2]) - 1).all()
+
+
+def test_bright_blobs_of_a_deep_image_stand_as_high_above_it_as_detect_sees_them(tmp_path: Path) -> None:
+    deep = np.random.default_rng(2).normal(1000, 30, (100, 120)).astype(np.uint16)
+    deep[40:43, 50:53] = 9000  # a thousandth of it
+    tifffile.imwrite(tmp_path / "a.tif", deep)
+    read = read_color(tmp_path / "a.tif")
+    assert read[41, 51] == 255
+    rest = np.delete(read.ravel(), np.flatnonzero(deep.ravel() == 9000))
+    assert 110 < rest.max() < 170  # half as high, and the noise of a thousand pixels above that
+    deep[:] = 7
+    deep[3, 4] = 9
+    tifffile.imwrite(tmp_path / "a.tif", deep)
+    assert np.flatnonzero(read_color(tmp_path / "a.tif")).tolist() == [3 * 120 + 4]
+
+
+def test_an_image_of_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", squares() > 0, photometric="minisblack")
+    np.testing.assert_array_equal(read_color(tmp_path / "a.tif"), 255 * (squares() > 0))

@@ -283,6 +283,13 @@ def test_a_picture_without_blobs_says_so_and_a_narrow_one_is_drawn(tmp_path: Pat
         assert drawn.size == (4096, 1)
 
 
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    write_json(tmp_path / "n.json", {"a": np.int64(3), "b": [np.float32(0.5), np.bool_(True)]})
+    assert json.loads((tmp_path / "n.json").read_text()) == {"a": 3, "b": [0.5, True]}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "n.json", {"a": object()})
+
+
 @pytest.mark.parametrize("made", [record(), record(3, 4, world=True), record(1), record(0)])
 @pytest.mark.parametrize(
     ("name", "whole"), [("a.json", blobs_to_json), ("a.coco.json", blobs_to_coco), ("a.geojson", blobs_to_geojson)]

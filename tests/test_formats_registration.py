@@ -36,6 +36,7 @@ def record(
         residual_px=np.hypot(off[:, 0], off[:, 1]),
         **{name: 1.5 if found else float("nan") for name in NOTHING},
         score=0.93 if accepted else 0.12,
+        within_px=5.0,
         accepted=accepted,
         reason="" if accepted else "too few points agree",
         start="map" if world else "searched",
@@ -179,7 +180,7 @@ def test_the_report_states_the_error_and_what_the_transform_does_at_the_center(t
     on_map = report(record(world=True, accepted=False), tmp_path)
     assert on_map["answer"] == "refused: too few points agree"
     assert on_map["mean error"].startswith("1.50 px (15 map units)")
-    assert on_map["correction"].startswith("+4.000 in x, -2.500 in y")
+    assert on_map["correction"].startswith("+4 in x, -2.5 in y")
     nothing = report(EMPTY, tmp_path)
     assert (nothing["transform"], nothing["tie points"]) == ("none was found", "0")
     assert nothing["mean error"].startswith("undefined")

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image as PillowImage
 
+from fiducial.datasets import read_color
 from fiducial.images import as_image, from_array, intensity_range, open_image, to_gray, write_image
 from fiducial.records import InputError
 
@@ -47,6 +48,20 @@ def test_channels_of_an_ome_tiff_and_its_pixel_size(tmp_path: Path, rng: np.rand
     image = open_image(tmp_path / "a.ome.tif")
     assert (image.channels, image.pixel_size, image.unit) == (3, (0.3, 0.2), "µm")
     np.testing.assert_array_equal(image.read(), pixels)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_stains_are_not_taken_for_gray_or_color_with_alpha(tmp_path: Path, rng: np.random.Generator, channels: int) -> None:
+    pixels = picture(rng, "uint8", channels)
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.moveaxis(pixels, -1, 0), metadata={"axes": "CYX"}, photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "alpha.tif", pixels, photometric="rgb" if channels == 4 else "minisblack", planarconfig="contig"
+    )
+    np.testing.assert_array_equal(open_image(tmp_path / "a.ome.tif").read(), pixels)
+    for measured in (lambda: as_image(tmp_path / "a.ome.tif"), lambda: read_color(tmp_path / "a.ome.tif")):
+        with pytest.raises(InputError, match=f"has {channels} channels: save the channel"):
+            measured()
+    assert as_image(tmp_path / "alpha.tif").channels == channels
 
 
 def test_imagej_pixel_size_is_read(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from typed import run
 
 import fiducial
 from fiducial import api, augment, cli, registrations
-from fiducial.coords import Matrix, image_center_yx, shift, similarity, to_corner_frame
+from fiducial.coords import Matrix, image_center_yx, shift, similarity
 from fiducial.estimation import transform_distance
 from fiducial.landmarks import registrar
 from fiducial.landmarks.views import SPACING_PX
@@ -253,6 +253,25 @@ def test_the_record_says_what_it_was_made_with() -> None:
     assert len(made.sha256) == 64
     stated = dict(made.parameters)
     assert (stated["min_probability"], stated["turn_deg"], stated["model"]) == (0.25, 0.0, "affine")
+    twice = dict(
+        fiducial.register(fixed_image(), fixed_image()[::2, ::2].copy(), scale=0.5, turn_deg=0.0).provenance.parameters
+    )
+    assert (twice["least_scale"], twice["largest_scale"]) == pytest.approx((0.5 / 1.12, 0.5 * 1.12))
+
+
+@pytest.mark.parametrize(
+    ("most", "turns"),
+    [
+        (0, []),
+        (12, []),
+        (20, [-20, 20]),
+        (30, [-30, 30]),
+        (50, [-30, 30, -50, 50]),
+        (180, [-180, *(sign * turn for turn in range(30, 180, 30) for sign in (-1, 1))]),
+    ],
+)
+def test_angles_up_to_the_one_asked_for_are_searched(most: float, turns: list[float]) -> None:
+    assert registrar._turns(most) == turns
 
 
 def test_keypoints_follow_the_image_and_are_the_best_of_it() -> None:
@@ -306,41 +325,6 @@ def test_large_views_are_described_a_few_at_once_with_the_same_answer(monkeypatc
     assert together.accepted
     assert off_px(apart, true) < 1
     np.testing.assert_allclose(apart.moving_to_fixed, together.moving_to_fixed, atol=0.02)
-
-
-def geotiff(path: Path, pixels: np.ndarray, pixel_to_world: Matrix, epsg: int = 32611) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
-    profile = {"driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": 1, "dtype": pixels.dtype.name}
-    transform = rasterio.Affine(*to_corner_frame(pixel_to_world)[:2].ravel().tolist())
-    with rasterio.open(path, "w", crs=f"EPSG:{epsg}", transform=transform, **profile) as file:
-        file.write(pixels, 1)
-
-
-WORLD = np.array([[10.0, 0, 500_000], [0, -10, 3_780_000], [0, 0, 1]])
-
-
-def test_a_georeference_that_is_off_is_corrected_in_map_units(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
-    moving, true = seen()
-    off = np.array([[1, 0, 40.0], [0, 1, -30.0], [0, 0, 1]])  # 40 m too far east, 30 m too far south
-    geotiff(tmp_path / "fixed.tif", fixed_image(), WORLD)
-    geotiff(tmp_path / "moving.tif", sensor(moving, "negative, dim"), off @ WORLD @ true)
-    found = fiducial.register(tmp_path / "moving.tif", tmp_path / "fixed.tif")
-    assert found.accepted, found.reason
-    assert found.start == "map"
-    assert off_px(found, true) < 1
-    assert found.correction == pytest.approx((30, -40), abs=8)
-    geotiff(tmp_path / "apart.tif", moving, np.array([[1, 0, 9e5], [0, 1, 0], [0, 0, 1]]) @ WORLD)
-    status, _, line = run("register", tmp_path / "apart.tif", tmp_path / "fixed.tif", "-o", tmp_path / "o")
-    assert status == 2
-    assert "--no-map" in line
-    words = ["--turn-deg", 0, "--scale", 1, "-o", tmp_path / "o"]
-    status, _, _ = run("register", tmp_path / "apart.tif", tmp_path / "fixed.tif", "--no-map", *words)
-    assert status == 0
-    with rasterio.open(tmp_path / "o" / "apart" / "aligned.tif") as file:
-        assert file.crs.to_epsg() == 32611
-        assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
-        assert file.shape == SIZE
 
 
 @pytest.fixture

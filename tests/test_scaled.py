@@ -42,6 +42,15 @@ def test_undefined_pixels_become_the_stand_in_and_intensities_are_normalized() -
     np.testing.assert_allclose(seen[0, 0], 0.5)
 
 
+def test_averages_are_of_finite_values_where_these_are_a_half_or_more() -> None:
+    pixels = np.full((8, 12), 30.0)
+    pixels[:4, :2] = np.nan
+    pixels[:, 8:11] = np.inf
+    seen = Scaled(from_array(pixels), 0.25, 0.0, 1.0, np.nan).read((0, 0, 2, 3))[..., 0]
+    np.testing.assert_allclose(seen, [[30, 30, np.nan], [30, 30, np.nan]])
+    assert np.isnan(read_shown(from_array(pixels), 12)[0, 0]).all()
+
+
 def test_averages_do_not_depend_on_the_bands_they_are_read_in(rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 255, (64, 48), dtype=np.uint8)
     seen = Scaled(from_array(pixels), 0.25, 0.0, 1.0, 0.0).read((0, 0, 16, 12))[..., 0]

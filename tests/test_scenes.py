@@ -82,14 +82,35 @@ def test_copies_read_by_windows_show_what_whole_ones_show(
 def test_what_is_without_data_is_not_shown(nothing: float, rng: np.random.Generator) -> None:
     image = picture(rng)
     image[:, :100] = nothing
-    image[30:40, 200:210] = nothing  # a saturated spot is no area without data
+    image[30:40, 200:210] = nothing  # a saturated spot is no area without data; one of NaN is
+    image[20, 240] = nothing
     seen, shown = open_scene(from_array(image)).view(np.eye(3), SIZE)
     assert not shown[:, :98].any()
-    assert shown[:, 102:].all()
+    gap = np.zeros(SIZE, bool)
+    gap[30:40, 200:210] = not np.isfinite(nothing)
+    assert not shown[32:38, 202:208][gap[32:38, 202:208]].any()
+    assert shown[:, 102:][cv2.dilate(gap.astype(np.uint8), np.ones((5, 5)))[:, 102:] == 0].all()
     assert not seen[:, :98].any()
     even = equalize(image[:, 100:], tone_curve(image[:, 100:][np.isfinite(image[:, 100:])]))
     rest = np.s_[50:-5, 10:-5]
     np.testing.assert_allclose(seen[:, 100:][rest], even[rest], atol=0.03)
+
+
+@pytest.mark.parametrize("reduced", [1.0, 0.25])
+def test_strips_without_values_are_not_shown_however_narrow(reduced: float, rng: np.random.Generator) -> None:
+    image = picture(rng, (430, 610))
+    image[:, 300:320] = np.nan
+    image[rng.random(image.shape) < 0.02] = np.nan  # dead pixels take nothing else away
+    size = (int(430 * reduced), int(610 * reduced))
+    seen, shown = open_scene(from_array(image)).view(scale_transform(reduced), size)
+    strip = slice(int(301 * reduced) + 1, int(319 * reduced) - 1)
+    assert not shown[:, strip].any()
+    assert not seen[:, strip].any()
+    assert shown[5:-5, 5 : strip.start - 5].all()
+    whole = open_scene(from_array(np.where(np.isnan(image), 1000, image).astype(np.float32))).view(
+        scale_transform(reduced), size
+    )
+    assert whole[1][5:-5, strip].all()
 
 
 def test_a_constant_image_shows_nothing_and_one_without_values_is_refused() -> None:

@@ -11,6 +11,7 @@ from fiducial.ties import (
     EVIDENCE,
     TILES,
     Answer,
+    Frame,
     Ties,
     choose_frame,
     error_estimate,
@@ -24,6 +25,7 @@ from fiducial.ties import (
 )
 
 MOVING, FIXED = (220, 310), (260, 280)
+WHOLE, START = Frame(1.0, FIXED), np.eye(3)
 MIDDLE = shift(*image_center_yx(MOVING))
 TRUE = shift(20.0, -14.0) @ similarity(1.05, 12.0, image_center_yx(MOVING))
 
@@ -40,7 +42,7 @@ def drawn(rng: np.random.Generator, n: int = 150, noise_px: float = 0.0, wrong: 
 
 
 def judged(rng: np.random.Generator, model: Model = "affine", **how: float) -> Answer:
-    answer = judge(model, drawn(rng, **how), drawn(rng, **how), 1.0, (MOVING, FIXED))
+    answer = judge(model, drawn(rng, **how), drawn(rng, **how), WHOLE, START, (MOVING, FIXED))
     assert answer is not None
     return answer
 
@@ -52,7 +54,7 @@ def piece(answer: Answer, name: str) -> float:
 @pytest.mark.parametrize("model", MODELS)
 def test_exact_ties_give_the_transform_and_full_agreement(model: Model, rng: np.random.Generator) -> None:
     true = shift(20.0, -14.0) if model == "shift" else TRUE
-    answer = judge(model, drawn(rng, 600, matrix=true), drawn(rng, 600, matrix=true), 1.0, (MOVING, FIXED))
+    answer = judge(model, drawn(rng, 600, matrix=true), drawn(rng, 600, matrix=true), WHOLE, START, (MOVING, FIXED))
     assert answer is not None
     np.testing.assert_allclose(answer.matrix, true, atol=1e-6)
     assert piece(answer, "agreement") == 1
@@ -79,7 +81,7 @@ def test_better_ties_are_better_evidence(rng: np.random.Generator) -> None:
 def test_ties_that_are_not_mutual_do_not_count(rng: np.random.Generator) -> None:
     good, bad = drawn(rng), drawn(rng, wrong=1.0)
     ahead = join([good, replace(bad, mutual=np.zeros(150, bool))])
-    answer = judge("affine", ahead, drawn(rng), 1.0, (MOVING, FIXED))
+    answer = judge("affine", ahead, drawn(rng), WHOLE, START, (MOVING, FIXED))
     assert answer is not None
     assert piece(answer, "agreement") == 1
     found = fit_ties("affine", ahead, 3.0)
@@ -89,17 +91,17 @@ def test_ties_that_are_not_mutual_do_not_count(rng: np.random.Generator) -> None
 
 def test_nothing_that_agrees_is_no_answer(rng: np.random.Generator) -> None:
     few = drawn(rng, 12, wrong=1.0)
-    assert judge("affine", few, few.pick(np.zeros(12, bool)), 1.0, (MOVING, FIXED)) is None
+    assert judge("affine", few, few.pick(np.zeros(12, bool)), WHOLE, START, (MOVING, FIXED)) is None
     none = few.pick(np.zeros(12, bool))
-    assert judge("shift", none, none, 1.0, (MOVING, FIXED)) is None
+    assert judge("shift", none, none, WHOLE, START, (MOVING, FIXED)) is None
     mirror = drawn(rng, matrix=shift(0, MOVING[1] - 1) @ np.diag([-1.0, 1, 1]))
-    assert judge("affine", mirror, mirror, 1.0, (MOVING, FIXED)) is None
+    assert judge("affine", mirror, mirror, WHOLE, START, (MOVING, FIXED)) is None
 
 
 def test_a_way_that_finds_nothing_speaks_against_the_answer(rng: np.random.Generator) -> None:
     ahead, back = drawn(rng, noise_px=0.5), drawn(rng, noise_px=0.5)
-    both = judge("affine", ahead, back, 1.0, (MOVING, FIXED))
-    alone = judge("affine", ahead, back.pick(np.arange(150) < 3), 1.0, (MOVING, FIXED))
+    both = judge("affine", ahead, back, WHOLE, START, (MOVING, FIXED))
+    alone = judge("affine", ahead, back.pick(np.arange(150) < 3), WHOLE, START, (MOVING, FIXED))
     assert both is not None
     assert alone is not None
     assert np.isnan(alone.return_px)
@@ -111,9 +113,9 @@ def test_a_way_that_finds_nothing_speaks_against_the_answer(rng: np.random.Gener
 def test_errors_count_in_pixels_of_the_frame(rng: np.random.Generator) -> None:
     """Images ten times as large, seen in a frame of a tenth, are judged as the small ones are."""
     ahead, back = drawn(rng, noise_px=0.5), drawn(rng, noise_px=0.5)
-    small = judge("similarity", ahead, back, 1.0, (MOVING, FIXED))
+    small = judge("similarity", ahead, back, WHOLE, START, (MOVING, FIXED))
     ten = [replace(ties, moving_yx=10 * ties.moving_yx, fixed_yx=10 * ties.fixed_yx) for ties in (ahead, back)]
-    large = judge("similarity", *ten, 0.1, ((2200, 3100), (2600, 2800)))
+    large = judge("similarity", *ten, Frame(0.1, FIXED), START, ((2200, 3100), (2600, 2800)))
     assert small is not None
     assert large is not None
     np.testing.assert_allclose(large.evidence, small.evidence, atol=0.05)
@@ -123,18 +125,18 @@ def test_errors_count_in_pixels_of_the_frame(rng: np.random.Generator) -> None:
 def test_ties_everywhere_are_spread_and_those_of_a_corner_are_not(rng: np.random.Generator) -> None:
     ties = drawn(rng, 600)
     corner = ties.pick((ties.fixed_yx < 0.25 * np.array(FIXED)).all(axis=1))
-    assert spread(TRUE, ties, MOVING, FIXED) == 1
-    assert 0 < spread(TRUE, corner, MOVING, FIXED) < 0.2
-    assert spread(TRUE, ties.pick(np.zeros(600, bool)), MOVING, FIXED) == 0
-    assert spread(shift(900, 0), ties, MOVING, FIXED) == 0
+    assert spread(TRUE, ties, WHOLE, MOVING, FIXED) == 1
+    assert 0 < spread(TRUE, corner, WHOLE, MOVING, FIXED) < 0.2
+    assert spread(TRUE, ties.pick(np.zeros(600, bool)), WHOLE, MOVING, FIXED) == 0
+    assert spread(shift(900, 0), ties, WHOLE, MOVING, FIXED) == 0
 
 
 def test_what_lies_outside_the_common_area_does_not_count_as_spread(rng: np.random.Generator) -> None:
     half = shift(0, 140.0)  # the moving image covers the right half of the fixed one
     ties = drawn(rng, 600, matrix=half)
-    assert spread(half, ties, MOVING, FIXED) == 1
+    assert spread(half, ties, WHOLE, MOVING, FIXED) == 1
     elsewhere = replace(ties, fixed_yx=ties.fixed_yx - [0, 140])
-    assert spread(half, elsewhere, MOVING, FIXED) == 0
+    assert spread(half, elsewhere, WHOLE, MOVING, FIXED) == 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,29 @@ def test_what_lies_outside_the_common_area_does_not_count_as_spread(rng: np.rand
     ],
 )
 def test_mirrors_folds_stretches_and_images_apart_are_not_plausible(matrix: Matrix, *, plausible: bool) -> None:
-    assert is_plausible(matrix, MOVING, FIXED) == plausible
+    assert is_plausible(matrix, START, MOVING, FIXED) == plausible
+
+
+@pytest.mark.parametrize(
+    "start", [np.diag([1.0, 1.8, 1.0]), shift(0, 300) @ np.diag([-1.0, 1.0, 1.0])], ids=["oblong", "mirror"]
+)
+def test_what_the_start_stretches_or_mirrors_is_plausible(start: Matrix) -> None:
+    assert is_plausible(shift(9, 4) @ start, start, MOVING, FIXED)
+    assert not is_plausible(np.diag([1.0, 1.6, 1.0]) @ start, start, MOVING, FIXED)
+    assert not is_plausible(np.eye(3), start, MOVING, FIXED)
+
+
+def test_a_frame_leaves_out_what_is_far_from_a_small_image() -> None:
+    small, large = (100, 80), (2000, 3000)
+    frame = choose_frame(shift(1900, 700), small, large, 512)
+    assert (frame.scale, frame.first) == (1, (1799, 599))
+    assert frame.size == (201, 281)
+    np.testing.assert_allclose(apply_transform(frame.to_frame, np.array([[1799.0, 599.0]])), [[0, 0]])
+    assert choose_frame(shift(1900, 700), small, large, 512, whole=True).first == (0, 0)
+    assert choose_frame(shift(-500, -500), small, large, 512).size == (48, 48)
+    assert choose_frame(similarity(6.0, 0.0), small, large, 512) == choose_frame(
+        similarity(6.0, 0.0), small, large, 512, whole=True
+    )
 
 
 @pytest.mark.parametrize(("scale", "factor"), [(0.5, 100 / 280), (1.0, 100 / 310), (2.0, 100 / 620), (50.0, 100 / 840)])

@@ -16,7 +16,7 @@ from fiducial.images import MAX_BYTES, as_image
 from fiducial.landmarks.network import KeypointNet
 from fiducial.landmarks.registrar import RANGE, ImageRegistrar
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
-from fiducial.ties import EVIDENCE
+from fiducial.ties import EVIDENCE, local_scale
 from fiducial.version import VERSION
 
 _NEAR = 1.12  # ratio of scales that a stated size of pixels leaves open
@@ -96,14 +96,15 @@ def register(
     laid, ground = as_image(moving, max_bytes), as_image(fixed, max_bytes)
     search = _search(laid, ground, known, scale, turn_deg, use_map=use_map)
     loaded, registrar, least = check_registration(weights, device, min_probability, false_alarms)
+    scale_at_start = local_scale(search.start, laid.size)
     made = Provenance(
         VERSION,
         loaded.name,
         loaded.sha256,
         (
             ("false_alarms", false_alarms),
-            ("largest_scale", search.scales[1]),
-            ("least_scale", search.scales[0]),
+            ("largest_scale", scale_at_start * search.scales[1]),
+            ("least_scale", scale_at_start * search.scales[0]),
             ("min_probability", least),
             ("model", model),
             ("turn_deg", search.turn_deg),

@@ -212,8 +212,9 @@ def keypoints(
     """
     with Errors():
         from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.formats.keypoints import FORMATS  # noqa: PLC0415
 
-        runs.check_file(out)
+        runs.check_file(out, FORMATS)
         with Bar("searching") as bar:
             bar.begin(0, 1)
             found = api.keypoints(image, weights=weights, device=device, most=most, max_bytes=max_bytes, progress=bar.part)

@@ -21,14 +21,14 @@ from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.estimation import transform_distance
 from fiducial.georeference import Search
 from fiducial.images import from_array
-from fiducial.landmarks.registrar import RANGE, ImageRegistrar
+from fiducial.landmarks.registrar import RANGE, RIGHT_PX, ImageRegistrar
 from fiducial.records import InputError, Progress
 from fiducial.scenes import open_scene
-from fiducial.ties import EVIDENCE, Answer
+from fiducial.ties import AGAINST, EVIDENCE, Answer
 
 Picture = UInt8[np.ndarray, "_ _"]
 
-GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0  # mean errors: right, nearly right, and what must not be accepted
+GOOD_PX, FAIR_PX, WRONG_PX = RIGHT_PX, 10.0, 20.0  # mean errors: right, nearly right, and what must not be accepted
 SHIFT = 0.15  # largest, in parts of the side
 SIDES_PX = (128, 640)  # of the images of a case
 _LEAST_SIDE_PX = 96  # of a pair: twice the least side of an image to register
@@ -140,7 +140,7 @@ def fit_registrations(
             progress(done, count)
     evidence = _evidence([answer for answers, _ in cases for answer in answers])
     right = np.array([value for _, values in cases for value in values], bool)
-    first = fit_evidence(EVIDENCE, evidence, right)
+    first = fit_evidence(EVIDENCE, evidence, right, AGAINST)
     judged = ImageRegistrar(registrar.source, first, registrar.device, bf16=registrar.bf16)
     best = [(a, r) for a, r in cases if a]
     chosen = [int(np.argmax([judged.probability(answer.evidence) for answer in answers])) for answers, _ in best]
@@ -148,6 +148,7 @@ def fit_registrations(
         EVIDENCE,
         np.array([answers[i].evidence for i, (answers, _) in zip(chosen, best, strict=True)]),
         np.array([values[i] for i, (_, values) in zip(chosen, best, strict=True)]),
+        AGAINST,
     )
     return with_negatives(fitted, np.array([evidence_to_probability(fitted, own).max(initial=0.0) for own in absent]))
 

@@ -92,6 +92,7 @@ def transform_to_json(record: Registration) -> dict[str, Any]:
         "accepted": record.accepted,
         "reason": record.reason,
         "score": record.score,
+        "within_px": record.within_px,
         "error_px": number_to_json(record.error_px),
         "moving_to_fixed": matrix_to_json(record.moving_to_fixed),
         "fixed_to_moving": matrix_to_json(record.fixed_to_moving),
@@ -115,6 +116,7 @@ def registration_to_json(record: Registration) -> dict[str, Any]:
         "held_out_px": number_to_json(record.held_out_px),
         "return_px": number_to_json(record.return_px),
         "score": record.score,
+        "within_px": record.within_px,
         "answer": record.answer,
         "accepted": record.accepted,
         "reason": record.reason,
@@ -150,6 +152,7 @@ def _registration_from(stated: dict[str, Any]) -> Registration:
         held_out_px=number_from_json(stated["held_out_px"]),
         return_px=number_from_json(stated["return_px"]),
         score=stated["score"],
+        within_px=stated["within_px"],
         accepted=stated["accepted"],
         reason=stated["reason"],
         start=stated["start"],
@@ -243,7 +246,7 @@ def error_report(record: Registration) -> str:
         ("moving image", f"{record.moving} ({record.moving_size[0]} × {record.moving_size[1]} px)"),
         ("fixed image", f"{record.fixed} ({record.fixed_size[0]} × {record.fixed_size[1]} px)"),
         ("answer", outcome),
-        ("probability", f"{record.score:.3f} that the mean error is under 5 px"),
+        ("probability", f"{record.score:.3f} that the mean error is under {record.within_px:.3g} px"),
         ("mean error", f"{_length(record, record.error_px)}, as estimated"),
         ("held-out points", f"{_length(record, record.held_out_px)} off, in the median"),
         ("way back", f"{_length(record, record.return_px)} off, in the mean"),
@@ -254,7 +257,7 @@ def error_report(record: Registration) -> str:
     ]
     if record.correction is not None:
         dy, dx = record.correction
-        lines.append(("correction", f"{dx:+.3f} in x, {dy:+.3f} in y, map units, to what the files' georeference states"))
+        lines.append(("correction", f"{dx:+.6g} in x, {dy:+.6g} in y, map units, to what the files' georeference states"))
     lines.append(("made with", f"fiducial {record.provenance.version}, weights {record.provenance.weights}"))
     return "".join(f"{name + ':':<17}{text}\n" for name, text in lines)
 

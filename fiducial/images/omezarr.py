@@ -90,7 +90,9 @@ def open_omezarr(path: Path, max_bytes: int) -> Image:
         pixels = pixels.transpose([*order, *(i for i in range(pixels.ndim) if i not in order)])
         return pixels.reshape(pixels.shape[: len(order)]).astype(stored.dtype, copy=False)
 
-    return Image(readable(path.name), size, channels, stored.dtype, read, plane.pixel_size, plane.unit)
+    return Image(
+        readable(path.name), size, channels, stored.dtype, read, plane.pixel_size, plane.unit, stains=plane.c is not None
+    )
 
 
 def _opener(stored: Stored, max_bytes: int) -> Callable[[], Any]:

@@ -41,13 +41,17 @@ def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: 
     """Return an `Image` for a path, an array (H, W) or (H, W, C), or an `Image`.
 
     Raises:
-        InputError: as `open_image`, or an array that is no image.
+        InputError: as `open_image`, an array that is no image, or two or four channels of a microscope, which are not gray and
+            alpha, nor color and alpha.
     """
-    if isinstance(source, Image):
-        return source
     if isinstance(source, np.ndarray):
         return from_array(source)
-    return open_image(source, max_bytes)
+    image = source if isinstance(source, Image) else open_image(source, max_bytes)
+    if image.stains and image.channels in (2, 4):
+        raise InputError(
+            f"expected gray or RGB(A), {image.name} has {image.channels} channels: save the channel to be measured by itself"
+        )
+    return image
 
 
 def from_array(array: Shaped[np.ndarray, "..."]) -> Image:

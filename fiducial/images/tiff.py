@@ -51,7 +51,7 @@ def open_tiff(path: Path, max_bytes: int) -> Image:
         return pixels
 
     crs, pixel_to_world = read_georeference(path) if georeferenced else (None, None)
-    return Image(readable(path.name), size, channels, dtype, read, pixel_size, unit, crs, pixel_to_world)
+    return Image(readable(path.name), size, channels, dtype, read, pixel_size, unit, crs, pixel_to_world, len(pages) > 1)
 
 
 def _check_page(page: Any, path: Path) -> None:  # noqa: ANN401 (tifffile ships no types)

@@ -17,7 +17,15 @@ from fiducial.images.opening import from_array
 from fiducial.images.zarr_writing import write_omezarr
 from fiducial.records import InputError
 
-_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+
+def _plain(value: object) -> object:
+    """Return a number of NumPy's as one of Python's, so that it can be written as JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot be written as JSON: {value!r}")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_plain)
 # Rows as differences to the row above, packed in a hurry: half the time of a search for the best, and hardly more space.
 _PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}

@@ -1,7 +1,7 @@
 """Lay one image on another: search angles and scales by their descriptors, match keypoints, estimate, and judge the answer.
 
 Glossary
-    frame: a grid on which both images are rendered, the fixed one reduced by `scale`, the moving one as a transform puts it.
+    frame: a grid on which both images are rendered: the fixed one, or a part, reduced; the moving one as a transform puts it.
     start: the similarity from which a search begins: what the files state, or the identity about the images' middles.
 """
 
@@ -53,12 +53,15 @@ from fiducial.voting import vote
 SMALLEST_PX = LEAST_SIDE_PX  # of an image
 SEARCH_PX, WORK_PX = 256, 512  # longest side of the larger image in a frame, while searching and while matching
 TURN_DEG, STEP = 30.0, 1.35  # steps of the search over angles and scales
+SEEN_DEG = TURN_DEG / 2  # to either side of an angle, what the search at that angle finds well
 RANGE = (0.6, 1.67)  # of scales, if nothing is known of them
 CANDIDATES, FINALISTS = 6, 3  # votes that are matched, and matched ones that are matched again in a finer frame
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
+LEAST_SHARE = 0.2  # of the fixed image's length, from which on a search of the whole sees a moving one well
 ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits till those of all angles are answered
-CERTAIN = 0.8  # probability at which nothing else is searched
+CERTAIN = 0.8  # probability at which nothing else is searched, if no higher one is asked for
+RIGHT_PX = 5.0  # mean error, in pixels of the frame, under which an answer is right
 TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales of RANGE, votes, matches
 _AT_ONCE_PX = 4_000_000  # of views that are described at once
@@ -174,16 +177,16 @@ class ImageRegistrar:
         finer = max(0, int(np.ceil(np.log2(max(fixed.size) / WORK_PX))))
         steps = Steps(progress, 2 * _ROUND_STEPS + finer * TILES**2)
         scenes = _open(moving), _open(fixed)
-        answer = self.find(*scenes, search, steps)
+        answer = self.find(*scenes, search, steps, max(CERTAIN, min_probability))
         steps.reach(2 * _ROUND_STEPS)
-        found = None if answer is None else self.finish(*scenes, answer, search.model, steps)
+        found = None if answer is None else self.finish(*scenes, answer, search, steps)
         steps.reach(steps.total)
         score = 0.0 if found is None else self.probability(found.evidence)
-        reason = ""
+        within_px, reason = RIGHT_PX if found is None else RIGHT_PX / found.scale, ""
         if found is None:
-            reason = "nothing was found on which enough points of the two images agree"
+            reason = "nothing was found on which enough points of the two images agree" + _hint(moving, fixed, search)
         elif score < min_probability:
-            reason = f"the mean error is under 5 px with probability {score:.2f}, needs {min_probability:g}"
+            reason = f"the mean error is under {within_px:.3g} px with probability {score:.2f}, needs {min_probability:g}"
         ties = join([]) if found is None else found.ties
         matrix = None if found is None else found.matrix
         return Registration(
@@ -196,6 +199,7 @@ class ImageRegistrar:
             held_out_px=float("nan") if found is None else found.held_out_px,
             return_px=float("nan") if found is None else found.return_px,
             score=score,
+            within_px=within_px,
             accepted=not reason,
             reason=reason,
             start="map" if search.known else "searched",
@@ -217,14 +221,16 @@ class ImageRegistrar:
             return float(evidence[1])
         return float(evidence_to_probability(self.calibration, evidence[None])[0])
 
-    def find(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Answer | None:
-        """Return the most probable answer, the first that is all but certain."""
+    def find(
+        self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None, enough: float = CERTAIN
+    ) -> Answer | None:
+        """Return the most probable answer, the first that is `enough` so."""
         best, probable = None, -1.0
         for answer in self.answers(moving, fixed, search, steps):
             own = self.probability(answer.evidence)
             if own > probable:
                 best, probable = answer, own
-            if probable >= CERTAIN:
+            if probable >= enough:
                 break
         return best
 
@@ -239,7 +245,7 @@ class ImageRegistrar:
             return self.see(fixed, frame.to_frame, frame.size, by_peaks=by_peaks)
 
         pair = Pair(moving, fixed, lru_cache(maxsize=_FRAMES_KEPT)(see_fixed))
-        rounds = [[0.0], [a for a in np.arange(-180.0, 180.0, TURN_DEG).tolist() if a and abs(a) <= search.turn_deg]]
+        rounds = [[0.0], _turns(search.turn_deg)]
         waiting: list[Guess] = []
         for done, angles in enumerate(rounds, start=1):
             best, last = _finalists(pair, self._guesses(pair, search, angles, steps) if angles else []), done == len(rounds)
@@ -259,7 +265,7 @@ class ImageRegistrar:
         scales = np.geomspace(low, high, 2 * count + 1)[1::2].tolist()  # the middles of equal steps
         votes: list[Guess] = []
         for scale in scales:
-            votes += self._vote(pair, search.start, scale, angles)
+            votes += self._vote(pair, search, scale, angles)
             steps.add()
         if search.known and 0.0 in angles:
             votes.append(Guess(search.start, np.inf))
@@ -269,17 +275,18 @@ class ImageRegistrar:
             frame = choose_frame(guess.matrix, *pair.sizes, SEARCH_PX)
             there = pair.see_fixed(frame, False)
             ahead = match_views(there, self.see(pair.moving, frame.to_frame @ guess.matrix, frame.size, by_peaks=False), WIDE)
-            found = fit_ties(model, ahead, 2 * REACH_PX / frame.scale)
-            if found is not None and is_plausible(found[0], *pair.sizes):
-                matched.append(Guess(found[0], float(found[1].sum())))
+            begun = replace(ahead, moving_yx=apply_transform(search.start, ahead.moving_yx))  # whose pixels need not be square
+            found = fit_ties(model, begun, 2 * REACH_PX / frame.scale)
+            if found is not None and is_plausible(found[0] @ search.start, search.start, *pair.sizes):
+                matched.append(Guess(found[0] @ search.start, float(found[1].sum())))
             steps.add()
         return matched
 
-    def _vote(self, pair: Pair, start: Matrix, scale: float, angles: list[float]) -> list[Guess]:
+    def _vote(self, pair: Pair, search: Search, scale: float, angles: list[float]) -> list[Guess]:
         """Return the best shift at one scale and each of several angles about the start."""
         middle, corners = image_center_yx(pair.moving.image.size), corners_yx(pair.moving.image.size)
-        turned = [start @ similarity(scale, angle, middle) for angle in angles]
-        frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX)
+        turned = [search.start @ similarity(scale, angle, middle) for angle in angles]
+        frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX, whole=not search.known)
         there, guesses = pair.see_fixed(frame, False), []
         placed = [frame.to_frame @ matrix for matrix in turned]
         spans = [np.ptp(apply_transform(matrix, corners), axis=0) for matrix in placed]
@@ -311,35 +318,60 @@ class ImageRegistrar:
         there = pair.see_fixed(frame, True)
         view = self.see(pair.moving, frame.to_frame @ matrix, frame.size, by_peaks=False)
         found = fit_ties(model, match_views(replace(there, score=None), view, WIDE), REACH_PX / frame.scale)
-        if found is None or not is_plausible(found[0], *pair.sizes):
+        if found is None or not is_plausible(found[0], search.start, *pair.sizes):
             return None
         finer = choose_frame(found[0], *pair.sizes, WORK_PX)
         if abs(np.log(finer.scale / frame.scale)) > _ALIKE:
             frame, there = finer, pair.see_fixed(finer, True)
         view = self.see(pair.moving, frame.to_frame @ found[0], frame.size, by_peaks=True)
         ahead, back = match_views(there, view, NARROW), match_views(view, there, NARROW).turned()
-        return judge(search.model, ahead, back, frame.scale, pair.sizes)
+        return judge(search.model, ahead, back, frame, search.start, pair.sizes)
 
-    def finish(self, moving: Scene, fixed: Scene, answer: Answer, model: Model, steps: Steps | None = None) -> Answer:
-        """Refine the transform of large images at finer scales, on tiles spread over what they have in common."""
-        scale = choose_frame(answer.matrix, moving.image.size, fixed.image.size, WORK_PX).scale
+    def finish(self, moving: Scene, fixed: Scene, answer: Answer, search: Search, steps: Steps | None = None) -> Answer:
+        """Refine the transform of large images at finer scales, on tiles spread over what they have in common.
+
+        Every other tile gives an estimate of its own, and the rest another. Where one does not, what was found before stays.
+        """
+        scale, sizes = answer.scale, (moving.image.size, fixed.image.size)
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
         best = answer
         while scale < finest * 0.99:
             scale, parts = min(2 * scale, finest), []
-            for (y, x), size in spread_tiles(best.matrix, scale, moving.image.size, fixed.image.size, WORK_PX // 2):
+            for (y, x), size in spread_tiles(best.matrix, scale, *sizes, WORK_PX // 2):
                 to_tile = shift(-y, -x) @ scale_transform(scale)
                 there = self.see(fixed, to_tile, size, by_peaks=False)
                 parts.append(match_views(there, self.see(moving, to_tile @ best.matrix, size, by_peaks=False), NARROW))
                 if steps is not None:
                     steps.add()
             ties = join(parts)
-            found = fit_ties(model, ties, REACH_PX / scale)
-            if found is None or not is_plausible(found[0], moving.image.size, fixed.image.size):
+            found, *halves = (fit_ties(search.model, join(own), REACH_PX / scale) for own in (parts, parts[::2], parts[1::2]))
+            if found is None or not is_plausible(found[0], search.start, *sizes):
                 break
-            kept = ties.pick(found[1])
-            best = replace(best, matrix=found[0], ties=kept, held_out_px=held_out_error(model, kept.moving_yx, kept.fixed_yx))
+            kept, apart = ties.pick(found[1]), [transform_distance(found[0], half[0], *sizes) for half in halves if half]
+            if len(apart) < len(halves):
+                break
+            held_out = held_out_error(search.model, kept.moving_yx, kept.fixed_yx)
+            best = replace(best, matrix=found[0], ties=kept, held_out_px=held_out, return_px=float(sum(apart)))
         return best
+
+
+def _turns(most_deg: float) -> list[float]:
+    """Return the angles about upright that are searched: all steps up to the largest, and that itself."""
+    steps = np.arange(TURN_DEG, min(most_deg, 180.0 - TURN_DEG) + 1e-9, TURN_DEG).tolist()
+    turns = [turn for step in steps for turn in (-step, step)]
+    reached = steps[-1] if steps else 0.0
+    if most_deg > 180.0 - TURN_DEG / 2:
+        return [-180.0, *turns]
+    return [*turns, -most_deg, most_deg] if most_deg - reached > SEEN_DEG else turns
+
+
+def _hint(moving: Image, fixed: Image, search: Search) -> str:
+    """Return what to do about a moving image so small in the fixed one that a search of the whole hardly sees it."""
+    share = local_scale(search.start, moving.size) * search.scales[1] * max(moving.size) / max(fixed.size)
+    if search.known or share > LEAST_SHARE:
+        return ""
+    part = f"{moving.name} is at most {100 * share:.2g} % as long as {fixed.name}"
+    return f": {part}, crop that to where it may lie (`fiducial locate` finds the place)"
 
 
 def _open(image: Image) -> Scene:

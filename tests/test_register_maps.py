@@ -1,0 +1,86 @@
+"""`register` where the files state a map: it begins there, whatever their pixels, and says by how much they are off."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_register import SIZE, fixed_image, off_px, scene, seen, sensor
+from typed import run
+
+import fiducial
+from fiducial.coords import Matrix, shift, to_corner_frame
+
+WORLD = np.array([[10.0, 0, 500_000], [0, -10, 3_780_000], [0, 0, 1]])
+
+
+def geotiff(path: Path, pixels: np.ndarray, pixel_to_world: Matrix, epsg: int = 32611) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    profile = {"driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": 1, "dtype": pixels.dtype.name}
+    transform = rasterio.Affine(*to_corner_frame(pixel_to_world)[:2].ravel().tolist())
+    with rasterio.open(path, "w", crs=f"EPSG:{epsg}", transform=transform, **profile) as file:
+        file.write(pixels, 1)
+
+
+def test_a_georeference_that_is_off_is_corrected_in_map_units(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    moving, true = seen()
+    off = np.array([[1, 0, 40.0], [0, 1, -30.0], [0, 0, 1]])  # 40 m too far east, 30 m too far south
+    geotiff(tmp_path / "fixed.tif", fixed_image(), WORLD)
+    geotiff(tmp_path / "moving.tif", sensor(moving, "negative, dim"), off @ WORLD @ true)
+    found = fiducial.register(tmp_path / "moving.tif", tmp_path / "fixed.tif")
+    assert found.accepted, found.reason
+    assert found.start == "map"
+    assert off_px(found, true) < 1
+    assert found.correction == pytest.approx((30, -40), abs=8)
+    geotiff(tmp_path / "apart.tif", moving, np.array([[1, 0, 9e5], [0, 1, 0], [0, 0, 1]]) @ WORLD)
+    status, _, line = run("register", tmp_path / "apart.tif", tmp_path / "fixed.tif", "-o", tmp_path / "o")
+    assert status == 2
+    assert "--no-map" in line
+    words = ["--turn-deg", 0, "--scale", 1, "-o", tmp_path / "o"]
+    status, _, _ = run("register", tmp_path / "apart.tif", tmp_path / "fixed.tif", "--no-map", *words)
+    assert status == 0
+    with rasterio.open(tmp_path / "o" / "apart" / "aligned.tif") as file:
+        assert file.crs.to_epsg() == 32611
+        assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
+        assert file.shape == SIZE
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.diag([0.55, 1.0, 1.0]), np.diag([1.0, -1.0, 1.0]), np.diag([1.0, -0.6, 1.0])],
+    ids=["oblong", "south up", "oblong and south up"],
+)
+def test_pixels_that_are_oblong_or_begin_in_the_south_are_laid_where_they_belong(tmp_path: Path, pixels: Matrix) -> None:
+    moving, true = seen()
+    off = np.array([[1, 0, 40.0], [0, 1, -30.0], [0, 0, 1]])
+    tall, wide = moving.shape[0], round(moving.shape[1] / pixels[0, 0])
+    if pixels[1, 1] < 0:
+        pixels, tall = shift(moving.shape[0] - 1, 0) @ pixels, round(moving.shape[0] / abs(pixels[1, 1]))
+    oblong = cv2.warpAffine(moving, pixels[:2], (wide, tall), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    geotiff(tmp_path / "fixed.tif", fixed_image(), WORLD)
+    geotiff(tmp_path / "moving.tif", sensor(oblong, "negative, dim"), off @ WORLD @ true @ pixels)
+    found = fiducial.register(tmp_path / "moving.tif", tmp_path / "fixed.tif")
+    assert found.accepted, found.reason
+    assert off_px(found, true @ pixels) < 1.5
+    assert found.correction == pytest.approx((30, -40), abs=10)
+
+
+def test_a_small_image_is_found_in_a_large_one_where_the_map_says(tmp_path: Path) -> None:
+    rows = (("camera", "gravel", "brick"), ("brick", "astronaut", "grass"), ("grass", "gravel", "camera"))
+    large = np.vstack([np.hstack([scene(name, (600, 700)) for name in row]) for row in rows])
+    chip = large[840:1000, 910:1090]
+    geotiff(tmp_path / "large.tif", large, WORLD)
+    geotiff(tmp_path / "chip.tif", sensor(chip, "negative, dim"), WORLD @ shift(840 + 7, 910 - 9))
+    found = fiducial.register(tmp_path / "chip.tif", tmp_path / "large.tif")
+    assert found.accepted, found.reason
+    assert off_px(found, shift(840, 910)) < 3
+    assert 5 <= found.within_px < 6  # of the part around it, not of the whole
+    assert found.correction == pytest.approx((70, 90), abs=30)
+
+
+def test_an_image_too_small_for_a_search_of_the_whole_gets_a_hint() -> None:
+    large = np.hstack([scene(name, (600, 700)) for name in ("camera", "gravel", "brick", "grass")])
+    found = fiducial.register(scene("astronaut", (60, 70)), large, turn_deg=0.0, scale=1.0)
+    assert not found.accepted
+    assert found.moving_to_fixed is not None or "fiducial locate" in found.reason
