@@ -271,14 +271,16 @@ def _to_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _stretch(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
-    """Return gray values with the 0.5th percentile brought to 0 and the 99.5th to 255; NaN is 0.
+    """Return gray values with the 0.5th percentile brought to 0 and the 99.5th to 255; what is not finite becomes 0.
 
     The percentiles are those of evenly spread pixels.
     """
-    gray = np.nan_to_num(to_gray(image, "the image"))
+    gray = to_gray(image, "the image")
     step = max(1, math.isqrt(gray.size // _TONES_PX))
-    low, high = np.percentile(gray[::step, ::step], [0.5, 99.5]).tolist()
+    some = gray[::step, ::step]
+    some = some[np.isfinite(some)]
+    low, high = np.percentile(some, [0.5, 99.5]).tolist() if some.size else (0.0, 0.0)
     if high <= low:
-        low, high = float(gray.min()), float(gray.max())
+        low, high = (float(bound(gray, where=np.isfinite(gray), initial=low)) for bound in (np.min, np.max))
     scale = 255 / (high - low) if high > low else 0.0
-    return np.clip((gray - low) * scale, 0, 255).astype(np.uint8)
+    return np.clip((np.where(np.isfinite(gray), gray, np.float32(low)) - low) * scale, 0, 255).astype(np.uint8)

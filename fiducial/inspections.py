@@ -99,7 +99,7 @@ def write_files(record: Defects, sample: Image, folder: Path) -> None:
         record.save(folder / name)
     if record.verdict != "refused":
         record.save(folder / "mask.tif")
-    write_image(folder / "overlay.png", np.asarray(draw_defects(record, read_reduced(sample, OVERLAY_PX))))
+    write_image(folder / "overlay.png", np.asarray(draw_defects(record, read_reduced(sample, OVERLAY_PX, undefined=np.nan))))
 
 
 def row(record: Defects) -> dict[str, object]:

@@ -66,7 +66,7 @@ def write_registration(
     """Write a record in every format, drawings, and, where it was accepted, the moving image on the fixed one's grid."""
     for name in RECORDS:
         record.save(folder / name)
-    shown = [read_reduced(image, OVERLAY_PX) for image in (fixed, moving)]
+    shown = [read_reduced(image, OVERLAY_PX, undefined=np.nan) for image in (fixed, moving)]
     write_image(folder / "overlay.png", np.asarray(draw_registration(record, *shown)))
     write_image(folder / "checkerboard.png", np.asarray(draw_checkerboard(record, *shown)))
     if record.accepted and record.moving_to_fixed is not None:

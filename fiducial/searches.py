@@ -81,7 +81,7 @@ def write_search(
     """
     for name in RECORDS:
         record.save(folder / name)
-    shown = (read_reduced(image, OVERLAY_PX) for image in (source, query))
+    shown = (read_reduced(image, OVERLAY_PX, undefined=np.nan) for image in (source, query))
     write_image(folder / "overlay.png", np.asarray(draw_places(record, *shown)))
     if record.found and 4 * record.source_size[0] * record.source_size[1] <= max_bytes:
         write_aligned(_in_gray(query), source, record.query_to_source[0], folder / "query_on_source.tif", progress)

@@ -33,9 +33,9 @@ FOLDER = Path(__file__).parent / "weights"
 
 # The file that each family loads by default, with the SHA-256 of its bytes.
 SHIPPED: Mapping[str, tuple[str, str]] = {
-    "blobs": ("blobs_slim.safetensors", "1fc186a894d65030e5591ee57f490df27bbea243c25e04daadc5b33775c7e755"),
+    "blobs": ("blobs_slim.safetensors", "1fb738b2521d5159349e7b90d120fb3c21211c05b9c6c2c943106737cd94b1df"),
     "defects": ("defects_slim.safetensors", "dd03b0fa076e4a3e09c2349ff67f5b86483a9dc06407edf09d96c7fb3d0ae76a"),
-    "keypoints": ("keypoints_slim.safetensors", "08de55603f4285865c844b866166d3300d192075001f99bdb6a0e91668bdd352"),
+    "keypoints": ("keypoints_slim.safetensors", "7da886084820d4cdf668424f80f85ad2da3619b1db0d31c9d69b6a8a43760c44"),
     "places": ("places_slim.safetensors", "e39fb63ddeef59b6dc9a95c8677ea06aa618e62eaea61b97fe7391f11c8a38d4"),
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
 }

@@ -222,3 +222,12 @@ def test_an_interrupted_folder_leaves_no_half_file(boards: Path) -> None:
     written = {p.name for p in (boards / "out" / "bad board").iterdir()}
     assert written == {"defects.csv", "defects.json"}
     assert json.loads((boards / "out" / "bad board" / "defects.json").read_text())["verdict"] == "bad"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_help_that_cannot_be_printed_is_told_in_one_line() -> None:
+    for words in (["--version"], ["detect", "--help"]):
+        with Path("/dev/full").open("w") as full:
+            start = [sys.executable, "-m", "fiducial", *words]
+            done = subprocess.run(start, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+        assert (done.returncode, done.stderr) == (2, "fiducial: cannot print: No space left on device\n")

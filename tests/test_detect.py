@@ -184,9 +184,13 @@ def test_holes_in_the_data_do_not_become_blobs(rng: np.random.Generator) -> None
     image, crowd = crowd_image(rng)
     torn = image.astype(np.float32)
     torn[40:60, 50:80] = np.nan
-    far = ~((crowd.yx > (20, 30)) & (crowd.yx < (80, 100))).all(axis=1)
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+    torn[np.hypot(rows - 150, columns - 90) < 11] = np.nan  # as round as a blob
+    far = ~((crowd.yx > (20, 30)) & (crowd.yx < (80, 100))).all(axis=1) & (np.hypot(*(crowd.yx - (150, 90)).T) > 30)
     found = fiducial.detect(torn)
-    kept = ~((found.yx > (20, 30)) & (found.yx < (80, 100))).all(axis=1)
+    assert np.hypot(*(found.yx - (150, 90)).T).min() > 8
+    assert not ((found.yx > (42, 52)) & (found.yx < (57, 77))).all(axis=1).any()
+    kept = ~((found.yx > (20, 30)) & (found.yx < (80, 100))).all(axis=1) & (np.hypot(*(found.yx - (150, 90)).T) > 30)
     assert f1(found.yx[kept], crowd.only(far)) > 0.9
 
 

@@ -1,5 +1,6 @@
 """What `evaluate blobs` counts, for findings that are known and for a folder whose blobs were drawn."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,8 @@ import pandas as pd
 import pytest
 from typed import run
 
+from fiducial import weights
+from fiducial.confidence import CrowdCalibration
 from fiducial.crowds import NOTHING, disks, draw_crowd
 from fiducial.evaluate.blobs import Findings, judge, summarize
 
@@ -40,7 +43,9 @@ def test_where_nothing_is_all_findings_are_false() -> None:
     assert np.isnan(row["recall"])
 
 
-def test_a_folder_is_measured_on_its_blobs_and_on_its_background(tmp_path: Path) -> None:
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder of two drawn crowds and where their blobs lie."""
     for folder in ("images", "points"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for n in range(2):
@@ -49,7 +54,11 @@ def test_a_folder_is_measured_on_its_blobs_and_on_its_background(tmp_path: Path)
         cv2.imwrite(str(tmp_path / "data" / "images" / f"{n}.png"), ((image - low) / (high - low) * 255).astype(np.uint8))
         table = pd.DataFrame({"y": crowd.yx[:, 0], "x": crowd.yx[:, 1], "radius": crowd.radius})
         table.to_csv(tmp_path / "data" / "points" / f"{n}.csv", index=False)
-    assert run("evaluate", "blobs", "--data", tmp_path / "data", "-o", tmp_path / "scores.csv")[0] == 0
+    return tmp_path / "data"
+
+
+def test_a_folder_is_measured_on_its_blobs_and_on_its_background(tmp_path: Path, data: Path) -> None:
+    assert run("evaluate", "blobs", "--data", data, "-o", tmp_path / "scores.csv")[0] == 0
     known, bare = pd.read_csv(tmp_path / "scores.csv").to_dict("records")
     assert (known["data"], known["images"]) == ("data", 2)
     assert known["megapixels"] == pytest.approx(2 * 256 * 320 / 1e6)
@@ -58,3 +67,18 @@ def test_a_folder_is_measured_on_its_blobs_and_on_its_background(tmp_path: Path)
     assert 1 <= bare["images"] <= 2
     assert np.isnan(bare["f1"])
     assert bare["false_per_megapixel"] == pytest.approx(0)
+
+
+def test_probabilities_are_fitted_on_a_folder_and_few_images_do_not_narrow_intervals(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    status, text, _ = run("calibrate", "blobs", "--data", data, "-o", out)
+    assert status == 0
+    assert re.fullmatch(rf"{out}: fitted on \d+ blobs in 2 images, 0.164 megapixels\n", text)
+    own, shipped = (weights.load("blobs", path).calibration for path in (out, None))
+    assert isinstance(own, CrowdCalibration)
+    assert isinstance(shipped, CrowdCalibration)
+    assert own.megapixels == pytest.approx(2 * 256 * 320 / 1e6)
+    assert own.weight != shipped.weight
+    assert (own.inflation, own.spread) >= (shipped.inflation, shipped.spread)
+    assert own.spread >= shipped.spread
+    assert run("detect", data / "images" / "0.png", "--weights", out, "-o", tmp_path / "o")[0] == 0

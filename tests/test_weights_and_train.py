@@ -112,17 +112,17 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, rng: np.random.Gener
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     batch_loss(network, collate([make_sample(make_pool(rng), rng, 64)])).backward()
     optimizer.step()
-    train.save_state(tmp_path / "s.safetensors", 17, network, network, optimizer)
+    train.save_state(tmp_path / "s.safetensors", 17, network, network, optimizer, "a run")
     other, average = BGNet(TINY), BGNet(TINY)
     restored = torch.optim.AdamW(other.parameters(), lr=1e-3)
-    assert train.load_state(tmp_path / "s.safetensors", other, average, restored) == 17
+    assert train.load_state(tmp_path / "s.safetensors", other, average, restored, "a run") == 17
     for optimizer_, net in ((optimizer, network), (restored, other)):
         for p in net.parameters():
             p.grad = torch.ones_like(p)
         optimizer_.step()
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    assert train.load_state(tmp_path / "none", other, average, restored) == 0
+    assert train.load_state(tmp_path / "none", other, average, restored, "a run") == 0
 
 
 def test_a_start_with_other_classes_lends_all_but_the_last_layer() -> None:
@@ -153,3 +153,32 @@ def test_numbers_of_a_batch_keep_their_precision_in_mixed_training(tmp_path: Pat
     train.fit(torch.nn.Linear(2, 1), task, schedule, tmp_path, lambda network, path: None)
     (given,) = seen  # bfloat16 would make 191 of it
     torch.testing.assert_close(given, torch.tensor([[191.37, 3.25]] * 2), atol=0, rtol=0)
+
+
+def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path) -> None:
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+
+    published: list[Path] = []
+
+    def publish(network: torch.nn.Module, path: Path) -> None:
+        published.append(path)
+
+    def run(steps: int = 3, weight: float = 0.5, value: float = 191.0, out: str = "run") -> None:
+        task = train.Task(
+            lambda rng: torch.tensor([value, rng.random()]),
+            lambda drawn: Places(torch.stack(drawn)),
+            lambda network, batch: network(batch.yx).square().mean(),
+        )
+        network = torch.nn.Linear(2, 1)
+        torch.nn.init.constant_(network.weight, weight)
+        torch.nn.init.zeros_(network.bias)
+        schedule = train.Schedule(steps, batch=2, precision="32-true", workers=0)
+        train.fit(network, task, schedule, tmp_path / out, publish)
+
+    run()
+    run()  # it is done: nothing is trained
+    for other in ({"steps": 5}, {"weight": 0.4}, {"value": 150.0}):
+        with pytest.raises(InputError, match="other steps, data or weights"):
+            run(**other)
+    run(value=150.0, out="another")
+    assert [path.parent.name for path in published] == ["run", "another"]

@@ -1,6 +1,6 @@
 """The verbs: a path, an array or an `Image` in, a record out."""
 
-from fiducial.api.blobs import check_detection, detect, diameter_px, parse_diameter
+from fiducial.api.blobs import calibrate_blobs, check_detection, detect, diameter_px, parse_diameter
 from fiducial.api.defects import calibrate, check_inspection, inspect
 from fiducial.api.loading import Source
 from fiducial.api.places import check_location, check_search, load_locator, locate
@@ -9,6 +9,7 @@ from fiducial.api.registration import check_model, check_registration, keypoints
 __all__ = [
     "Source",
     "calibrate",
+    "calibrate_blobs",
     "check_detection",
     "check_inspection",
     "check_location",

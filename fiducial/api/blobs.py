@@ -1,5 +1,6 @@
 """Detect the blobs of an image."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from fiducial.api.loading import METERS, Source, check_evidence, check_probabili
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
 from fiducial.blobs.network import CADSN
 from fiducial.confidence import CrowdCalibration
+from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
+from fiducial.evaluate.blobs import fit_crowds
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.records import Blobs, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
@@ -62,6 +65,27 @@ def detect(
         ),
     )
     return detector.detect(seen, made, radius_px=radius_px, min_probability=least, embeddings=embeddings, progress=progress)
+
+
+def calibrate_blobs(
+    images: Sequence[CrowdImage],
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> CrowdCalibration:
+    """Fit probabilities, counts and false alarms on annotated images, and write the weights with these to `out`.
+
+    The images should be none that the weights have learned from. Fewer than twenty do not narrow the intervals of counts.
+
+    Raises:
+        InputError: weights that cannot be loaded or are not calibrated; or nothing is found in any image.
+    """
+    loaded, detector = _load_detector(None if weights is None else str(weights), device, version_of(weights))
+    found = fit_crowds(detector, images, progress)
+    weight_files.save(out, "blobs", loaded.network, loaded.card, found)
+    return found
 
 
 def diameter_px(image: Image, diameter: float | str) -> float:

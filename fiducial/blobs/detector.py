@@ -40,6 +40,7 @@ LEAST_P = 0.06  # of a candidate
 LITTLE_PX = 160_000  # pixels of an image that is seen mirrored, too, and enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
+EITHER = ("size",)  # small ones may be more sure, or large ones
 
 # Least P, share, radius in px: of candidates above that P, more than that share are smaller, so that an image is enlarged.
 _SMALL, _SMALL_IN_LITTLE = (0.7, 0.4, 6.5), (0.3, 0.1, 7.0)
@@ -186,6 +187,8 @@ class BlobDetector:
             & (x + tile.window[1] >= left - _OVERLAP_PX)
             & (x + tile.window[1] < right + _OVERLAP_PX)
         )
+        gaps = copy.gaps(tile.window)
+        inside &= ~gaps[tuple(np.clip(np.rint(v).astype(int), 0, side - 1) for v, side in zip((y, x), gaps.shape, strict=True))]
         yx, radius, p = np.stack([y, x], axis=1)[inside], radius[inside], p[inside]
         vectors = np.zeros((len(p), EMBEDDING if embeddings else 0), np.float32)
         if embeddings and len(p):

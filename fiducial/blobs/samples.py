@@ -165,7 +165,8 @@ def draw_pattern(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.
 def is_background(crowd: Crowd, first: np.ndarray, end: np.ndarray) -> bool:
     """Say whether all blobs stay away, by `APART_PX`, from the pixels from `first` to before `end` (row, column)."""
     apart = np.linalg.norm(crowd.yx - np.clip(crowd.yx, first, end - 1), axis=1)
-    return bool((apart > crowd.radius + APART_PX).all())
+    longest = 2 * np.sqrt(np.linalg.eigvalsh(crowd.moments)[:, -1])  # half of an ellipse's length
+    return bool((apart > longest + APART_PX).all())
 
 
 def background(image: CrowdImage, rng: np.random.Generator) -> UInt8[np.ndarray, "i j *c"] | None:

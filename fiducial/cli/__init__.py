@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-calibrate_app = typer.Typer(help="Set thresholds from images that are known to be good.", no_args_is_help=True)
+calibrate_app = typer.Typer(help="Fit probabilities and budgets of false alarms on images of your own.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a family on your own data.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a family on annotated data.", no_args_is_help=True)
 app.add_typer(calibrate_app, name="calibrate")
@@ -40,6 +40,7 @@ for command in (verbs.inspect, verbs.locate, verbs.detect, verbs.register, verbs
 app.command()(pages.report)
 app.command()(benchmark.benchmark)
 calibrate_app.command("defects")(training.calibrate_defects)
+calibrate_app.command("blobs")(training.calibrate_blobs)
 train_app.command("defects")(training.train_defects)
 train_app.command("places")(training.train_places)
 train_app.command("blobs")(training.train_blobs)
@@ -59,6 +60,9 @@ def main() -> None:
     except SystemExit as end:
         _leave(end.code)
         raise
+    except OSError as error:  # commands tell of their own: this is help, or the version, that nothing takes
+        typer.echo(f"fiducial: cannot print: {error.strerror}", err=True)
+        os._exit(2)  # Python's own end would try to print again
 
 
 def _leave(status: object) -> None:

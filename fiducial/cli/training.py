@@ -31,6 +31,29 @@ def calibrate_defects(
     typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
 
 
+def calibrate_blobs(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with images/ and masks/, points/ or annotations.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, calibrated.")],
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Fit probabilities, intervals of counts and --false-alarms on annotated images of your own, without training.
+
+    Example: fiducial calibrate blobs --data my_nuclei -o mine.safetensors
+    """
+    with Errors():
+        from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.datasets import read_crowds  # noqa: PLC0415
+
+        runs.check_file(out)
+        images = read_crowds(data)
+        with Bar("calibrating") as bar:
+            found = api.calibrate_blobs(images, out, weights=weights, device=device, progress=bar.jobs)
+    blobs = sum(len(image.crowd) for image in images)
+    typer.echo(f"{out}: fitted on {blobs} blobs in {len(images)} images, {found.megapixels:.3g} megapixels")
+
+
 def train_defects(
     *,
     data: Annotated[Path, typer.Option(help="DeepPCB, or a folder with samples/, templates/, masks/.")],

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
 from fiducial import metrics
-from fiducial.blobs.detector import EVIDENCE, BlobDetector
+from fiducial.blobs.detector import EITHER, EVIDENCE, BlobDetector
 from fiducial.blobs.samples import background
 from fiducial.confidence import CrowdCalibration, evidence_to_probability, fit_counts, fit_evidence, largest_alarms
 from fiducial.crowds import NOTHING, Crowd
@@ -20,6 +20,7 @@ from fiducial.metrics import Counts
 from fiducial.records import Progress
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
+TWENTY = 20  # images, of which one may lie outside an interval of 95 %
 LEAST_PX, SEED = 32, 0  # of windows without blobs: their least side; of their places
 OF_NOTHING = ("data", "megapixels", "images", "blobs", "count_covered", "calibration_error", "seconds", "false_per_megapixel")
 
@@ -121,6 +122,9 @@ def find(detector: BlobDetector, image: CrowdImage, min_probability: float = 0.5
 def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: Progress | None = None) -> CrowdCalibration:
     """Fit probabilities, the spread of counts and the alarms on images that the network did not learn from.
 
+    So few images that one in twenty is none say little of how far counts may be off: if the detector is calibrated, intervals
+    are then not narrower than that calibration has them.
+
     Raises:
         InputError: nothing is found in any of them.
     """
@@ -133,10 +137,12 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: P
         if progress is not None:
             progress(done, len(images))
     known, hit, of = np.concatenate(evidence), np.concatenate(true), np.concatenate(owner)
-    fitted = fit_evidence(EVIDENCE, known, hit)
+    fitted = fit_evidence(EVIDENCE, known, hit, either=EITHER)
     score = evidence_to_probability(fitted, known)
     sums, variances = (np.bincount(of, part, minlength=len(images)) for part in (score, score * (1 - score)))
     inflation, spread = fit_counts(sums, variances, np.array([float(len(image.crowd)) for image in images]))
+    if detector.calibration is not None and len(images) < TWENTY:
+        inflation, spread = max(inflation, detector.calibration.inflation), max(spread, detector.calibration.spread)
     return CrowdCalibration(
         fitted.names,
         fitted.mean,

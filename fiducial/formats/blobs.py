@@ -253,12 +253,8 @@ def _features(record: Blobs) -> Iterator[dict[str, Any]]:
     return point_features(record, record.yx, properties)
 
 
-def blobs_to_rois(record: Blobs) -> list[ImagejRoi]:
-    """Return an oval for ImageJ per blob, to parts of a pixel, with the probability among its properties."""
-    return list(_ovals(record))
-
-
 def _ovals(record: Blobs) -> Iterator[ImagejRoi]:
+    """Yield an oval for ImageJ per blob, to parts of a pixel, with the probability among its properties."""
     for i, edges in enumerate(_edges(record)):
         y0, x0, y1, x1 = edges.tolist()
         yield ImagejRoi(

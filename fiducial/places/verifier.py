@@ -35,7 +35,7 @@ CLOSER = 3  # times as many are looked at closer before
 FEW, APART = 8, 0.5  # places; their octaves from quartile to quartile: below, chance is taken for the same at all scales
 UNKNOWN = 0.3, 0.1  # correlation of a wrong place and its deviation, where there is none to learn them from
 EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
-_SLACK = 1.03  # by which a place may be smaller or larger than asked for, as an estimate may err
+_SLACK = 1.08  # by which a place may be smaller or larger than asked for: an estimate errs, and lines of a scan drift
 
 Gray = Float32[np.ndarray, "_ _"]
 Evidence = Float64[np.ndarray, "n k"]

@@ -11,6 +11,7 @@ from fiducial import weights
 from fiducial.blobs.detector import BlobDetector
 from fiducial.blobs.network import CADSN, Config, slim
 from fiducial.blobs.samples import Pool, batch_loss, collate, collate_pairs, make_pair, make_sample, pair_loss
+from fiducial.confidence import CrowdCalibration
 from fiducial.datasets import read_crowds
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
@@ -48,7 +49,14 @@ def train_blobs(
     warm = fit(network, first, schedule, out / "warmup", publish)
     second = Task(partial(make_pair, pool, size=size), collate_pairs, pair_loss)
     steps, batch = max(1, round(SHARE_OF_CONTRAST * schedule.steps)), max(2, schedule.batch // 2)
-    shorter = replace(schedule, steps=steps, batch=batch, learning_rate=SLOWER * schedule.learning_rate)
+    shorter = replace(
+        schedule,
+        steps=steps,
+        batch=batch,
+        learning_rate=SLOWER * schedule.learning_rate,
+        warmup=min(schedule.warmup, max(1, steps // 10)),
+        average=min(schedule.average, 1 - 1 / max(2.0, steps / 5)),
+    )
     trained = fit(warm, second, shorter, out / "contrast", publish)
     assert isinstance(trained, CADSN)
     publish(trained, out / "weights.safetensors")
@@ -64,8 +72,10 @@ def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = No
         InputError: fewer than five images in the folder, or as `train_blobs`.
     """
     images, held = hold_out(read_crowds(data), data)
-    begun = None if scratch else weights.load("blobs", start).network
+    known = weights.load("blobs", start)
+    begun = None if scratch else known.network
     assert begun is None or isinstance(begun, CADSN)
+    assert known.calibration is None or isinstance(known.calibration, CrowdCalibration)
     card = {
         "data": f"{len(images)} images of {data.name}, and drawn crowds",
         "license": "the user's",
@@ -75,7 +85,7 @@ def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = No
     pool = Pool((images,), (1.0,))
     network = train_blobs(pool, config, Schedule(steps), out, card, start=begun)
     where = choose_device("auto")
-    detector = BlobDetector(network, None, where, bf16=has_fast_bf16(where))
+    detector = BlobDetector(network, known.calibration, where, bf16=has_fast_bf16(where))
     with calibrating() as progress:
         fitted = fit_crowds(detector, held, progress)
     weights.save(out / "weights.safetensors", "blobs", network, card, fitted)

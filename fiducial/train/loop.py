@@ -6,12 +6,13 @@ Sample i of a run is drawn from a generator seeded by (seed, i), so a resumed ru
 """
 
 import csv
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -119,7 +120,8 @@ def fit(
     scored = _Scored(network, task.loss)
     model, prepared = fabric.setup(scored, optimizer)
     average.to(fabric.device)
-    start = load_state(out / "state.safetensors", network, average.module, optimizer)
+    of = _fingerprint(network, task, schedule)
+    start = load_state(out / "state.safetensors", network, average.module, optimizer, of)
     average.n_averaged.fill_(start)
     _trim_log(out / "log.csv", start)
     stream = _Stream(
@@ -127,7 +129,7 @@ def fit(
     )
     loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate)
     batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
-    saved, since = time.monotonic(), time.monotonic()
+    saved, since, logged = time.monotonic(), time.monotonic(), start
     with _training_bar() as bar:
         shown = bar.add_task("training", total=schedule.steps, completed=start, loss=float("nan"))
         for step in range(start, schedule.steps):
@@ -141,12 +143,13 @@ def fit(
             prepared.zero_grad()
             average.update_parameters(network)
             bar.update(shown, advance=1, loss=value.item())
-            if fabric.is_global_zero and (step % 20 == 19 or step + 1 == schedule.steps):
-                _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step % 20 + 1))
-                since = time.monotonic()
-            if fabric.is_global_zero and (time.monotonic() - saved > schedule.checkpoint_s or step + 1 == schedule.steps):
+            saving = step + 1 == schedule.steps or time.monotonic() - saved > schedule.checkpoint_s
+            if fabric.is_global_zero and (step % 20 == 19 or saving):
+                _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step + 1 - logged))
+                since, logged = time.monotonic(), step + 1
+            if fabric.is_global_zero and saving:
                 settle_buffers(average.module, network)
-                save_state(out / "state.safetensors", step + 1, network, average.module, optimizer)
+                save_state(out / "state.safetensors", step + 1, network, average.module, optimizer, of)
                 publish(average.module, out / "weights.safetensors")
                 plot_curves(out)
                 saved = time.monotonic()
@@ -164,33 +167,46 @@ def settle_buffers(average: nn.Module, network: nn.Module) -> None:
         own.copy_(source)
 
 
-def save_state(path: Path, step: int, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write all that is needed to resume, without pickle; whole or not at all."""
+def _fingerprint(network: nn.Module, task: Task[Any, Any], schedule: Schedule) -> str:
+    """Return what tells a run from one with another schedule, beginning, or data: these are seen in what is drawn first."""
+    told = hashlib.sha256(repr(replace(schedule, precision="", workers=0, checkpoint_s=0.0)).encode())
+    for tensor in network.state_dict().values():
+        told.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for part in task.collate([task.draw(np.random.default_rng([schedule.seed, i])) for i in range(schedule.batch)]):
+        told.update(f"{tuple(part.shape)} {part.double().mean():.3g}".encode() if isinstance(part, Tensor) else b"")
+    return told.hexdigest()
+
+
+def save_state(
+    path: Path, step: int, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, of: str
+) -> None:
+    """Write all that is needed to resume the run that `of` tells from others, without pickle; whole or not at all."""
     tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+    known = {"step": json.dumps(step), "of": of}
     with whole_file(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, {"step": json.dumps(step)})
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, known)
 
 
-def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, of: str) -> int:
     """Restore a run and return its step; 0 where no run is found.
 
     Raises:
-        InputError: the run found is of a network of another configuration.
+        InputError: the run found is another than `of` tells: of other steps, data, weights to start from, or configuration.
     """
     if not path.is_file():
         return 0
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
-        step = int(json.loads(file.metadata()["step"]))
+        step, same = int(json.loads(file.metadata()["step"])), file.metadata().get("of") == of
     for part, target in (("network/", network), ("average/", average)):
         stored = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         own = target.state_dict()
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
+        if not same or {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in stored.items()}:
             raise InputError(
-                f"{path} is a run of another configuration: resume it with the same options, or choose another folder"
+                f"{path} is a run of other steps, data or weights: resume it with the same options, or choose another folder"
             )
         target.load_state_dict(stored)
     moments: dict[int, dict[str, Tensor]] = {}
