@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int, Int32, Shaped, UInt8
 from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from scipy.spatial import cKDTree
 
 from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.crowds import Crowd, crowd_of_labels, disks
 from fiducial.images import as_image, intensity_range, is_omezarr, open_image, to_gray
+from fiducial.images.limits import decoding, first_bytes
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
@@ -100,13 +103,21 @@ def is_deeppcb(root: Path) -> bool:
     return (root / "PCBData").is_dir() or (root / "trainval.txt").is_file()
 
 
+def listed(names: str) -> tuple[str, ...]:
+    """Return the names of a list with commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...] = ()) -> tuple[InspectionPair, ...]:
     """Read DeepPCB or a folder of pairs, whichever `root` holds: only those groups, or all `but` some.
 
     Raises:
-        InputError: neither, or no pair is left.
+        InputError: neither, a group that no pair belongs to, or no pair is left.
     """
-    found = read_deeppcb(root) if is_deeppcb(root) else read_pair_folder(root)
+    found = tuple(read_deeppcb(root) if is_deeppcb(root) else read_pair_folder(root))
+    known = sorted({pair.group for pair in found})
+    if unknown := [name for name in (*groups, *but) if name not in known]:
+        raise InputError(f"no pair of {root} belongs to {', '.join(unknown)}: its groups are {', '.join(known[:20])}")
     pairs = tuple(pair for pair in found if (not groups or pair.group in groups) and pair.group not in but)
     if not pairs:
         raise InputError(f"no pair of groups {list(groups) or 'any'} but {list(but)} in {root}")
@@ -244,8 +255,8 @@ def _read_normalized(path: Path) -> UInt8[np.ndarray, "h w"]:
 
 
 def _read_labels(path: Path) -> UInt8[np.ndarray, "h w"]:
-    with PillowImage.open(path, formats=("PNG", "TIFF")) as image:
-        labels = np.asarray(image)  # of a palette image, the indices
+    with decoding(path), (PngImageFile if first_bytes(path, 4) == b"\x89PNG" else TiffImageFile)(path) as image:
+        labels = np.asarray(image)  # of a palette image, the indices; opened so, there is no limit to its pixels
     if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > MOST_CLASSES:
         raise InputError(f"a mask must hold whole numbers from 0 to {MOST_CLASSES} in one channel, {path} does not")
     return labels.astype(np.uint8)

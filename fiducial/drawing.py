@@ -46,7 +46,8 @@ def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) ->
         y0, x0, y1, x1 = box.round().astype(int).tolist()
         color = _COLORS[(label - 1) % len(_COLORS)]
         cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), color, thickness)
-        _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 16 else y1 + 14), font, color)
+        below = y1 + round(24 * font)
+        _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 24 * font else below), font, color)
     text = record.verdict + (f": {len(record)}" if record.verdict == "bad" else "")
     color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
     _write(canvas, text, (6, round(30 * font) + 6), 1.6 * font, color)

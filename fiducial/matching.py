@@ -20,6 +20,9 @@ from fiducial.records import Image
 CONTRAST_PX = 10.0  # range over which contrast is normalized
 SAME_IOU = 0.3  # places that overlap more are one
 ALIKE_IOU = 0.6  # and guesses at places: of two that overlap less, either may come to the true one
+_CONTRAST, _EDGES = 0, 1  # fields of a look
+# Which look of the query is compared with which of the source; only contrast may be inverted.
+_CHANNELS = ((_CONTRAST, _CONTRAST), (_EDGES, _EDGES), (_CONTRAST, _EDGES))
 WORK_PX, FINE_PX = 40, 112  # side of an image while places are compared, and largest while one is refined
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -69,8 +72,14 @@ class Match:
 
 def look(image: Gray) -> Look:
     """Return local contrast and the local contrast of the gradient's magnitude."""
-    contrast = local_contrast(image, CONTRAST_PX)
+    contrast = _seen(image, _CONTRAST)
     return Look(contrast, local_contrast(_edges(contrast), CONTRAST_PX))
+
+
+def _seen(image: Gray, field: int) -> Gray:
+    """Return one field of an image's look."""
+    contrast = local_contrast(image, CONTRAST_PX)
+    return contrast if field == _CONTRAST else local_contrast(_edges(contrast), CONTRAST_PX)
 
 
 def _edges(contrast: Gray) -> Gray:
@@ -165,11 +174,6 @@ def _window(source: Gray, small_to_source: Matrix, size: tuple[int, ...], margin
     return cv2.warpAffine(source, to_source[:2], (size[1] + 2 * margin, size[0] + 2 * margin), flags=flags)
 
 
-# Which look of the query is compared with which of the source; only contrast may be inverted.
-_CONTRAST, _EDGES = 0, 1  # fields of a look
-_CHANNELS = ((_CONTRAST, _CONTRAST), (_EDGES, _EDGES), (_CONTRAST, _EDGES))
-
-
 def _correlate(small: Look, source: Look, matrix: Matrix, margin: int) -> tuple[float, tuple[float, float], int]:
     """Return the largest normalized correlation within a margin, its offset (dy, dx), and the channel it was found in."""
     size = small.contrast.shape
@@ -197,13 +201,13 @@ def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
     query_to_small = resize_transform(size, (small.shape[0], small.shape[1]))
     rung = _rung_for(match, query_to_small, rungs)
     own, theirs = _CHANNELS[match.channel]
-    template, placed = look(small)[own], rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)
+    template, placed = _seen(small, own), rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)
     was, sign = _agreement(template, rung, placed, match.channel)
     template, best = (sign * template).astype(np.float32), placed
     for margin, alone in ((round(0.1 * side), False), (0, True), (0, True)):
         source = rung.image if alone else rung.look[theirs]
         window = _window(source, best, template.shape, margin)
-        step = _ecc_step(template, look(window)[theirs] if alone else window, margin)
+        step = _ecc_step(template, _seen(window, theirs) if alone else window, margin)
         best = best if step is None else best @ step
     now, _ = _agreement(template, rung, best, match.channel)
     best, correlation = (best, now) if now > was else (placed, was)
@@ -215,7 +219,7 @@ def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
 def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tuple[float, float]:
     """Return the correlation of fine detail at a place, and by how much the place outdoes its neighborhood."""
     margin = round(0.2 * min(template.shape))
-    seen = look(_window(rung.image, matrix, template.shape, margin))[theirs]
+    seen = _seen(_window(rung.image, matrix, template.shape, margin), theirs)
     fine, there = (cv2.GaussianBlur(image, (0, 0), 1.0) - cv2.GaussianBlur(image, (0, 0), 2.5) for image in (template, seen))
     inside = np.ascontiguousarray(there[margin:-margin, margin:-margin])
     detail = float(cv2.matchTemplate(inside, fine, cv2.TM_CCOEFF_NORMED)[0, 0])
@@ -228,8 +232,8 @@ def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tu
 
 def _agreement(template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tuple[float, float]:
     """Return the correlation with what the source shows in the outline alone, from 0 to 1, and the sign of the contrast."""
-    there = look(_window(rung.image, matrix, template.shape, 0))
-    smooth, seen = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, there[_CHANNELS[channel][1]]))
+    there = _seen(_window(rung.image, matrix, template.shape, 0), _CHANNELS[channel][1])
+    smooth, seen = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, there))
     value = float(cv2.matchTemplate(seen, smooth, cv2.TM_CCOEFF_NORMED)[0, 0])
     value = value if abs(value) <= 1 else 0.0
     return (abs(value), -1.0 if value < 0 else 1.0) if channel == 0 else (max(value, 0.0), 1.0)

@@ -26,6 +26,10 @@ class InputError(ValueError):
     """Say what the user can mend: the rule, the values that came, what to do."""
 
 
+class NoRoomError(InputError):
+    """At no scale searched does a query lie in a source and cover enough of its pixels."""
+
+
 @dataclass(frozen=True)
 class Image:
     """An image whose pixels are read when asked for, in the file's own type.

@@ -15,7 +15,7 @@ from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_places
 from fiducial.images import MAX_BYTES, open_image, read_reduced, to_gray, write_image
 from fiducial.inputs import Input
-from fiducial.records import Image, InputError, Places, Progress, Window
+from fiducial.records import Image, InputError, NoRoomError, Places, Progress, Window
 from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Outcome, Run
 from fiducial.steps import part_of
@@ -48,15 +48,18 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
     query = open_image(path, max_bytes)
     found: list[tuple[Path, Places]] = []
     errors: list[str] = []
+    without_room: list[tuple[Path, str]] = []
     parts = [part_of(progress, i, len(sources) + 1) for i in range(len(sources) + 1)]  # the last is what is written
     for source, part in zip(sources, parts[:-1], strict=True):
         try:
             found.append((source, locate(query, open_shared(source), part)))
+        except NoRoomError as error:
+            without_room.append((source, str(error)))
         except (InputError, OSError) as error:
             errors.append(str(error))
     failed = tuple(dict.fromkeys(errors))
     if not found:
-        raise InputError("; ".join(failed))
+        raise InputError("; ".join([*failed, *(line for _, line in without_room)]))
     found.sort(key=lambda pair: -pair[1].score.max(initial=-1.0))
     source, best = found[0]
     return Answer(
@@ -65,9 +68,12 @@ def _ask(locate: Locate, open_shared: Callable[[Path], Image], progress: Progres
         {"source": source} | _first_place(best),
         lambda folder: write_search(best, query, open_shared(source), folder, max_bytes, parts[-1]),
         failed,
-        tuple(
-            {"name": job.name, "query": path, "source": source, "answer": record.answer} | _first_place(record)
-            for source, record in found
+        (
+            *(
+                {"name": job.name, "query": path, "source": source, "answer": record.answer} | _first_place(record)
+                for source, record in found
+            ),
+            *({"name": job.name, "query": path, "source": source, "answer": "not here"} for source, _ in without_room),
         ),
     )
 

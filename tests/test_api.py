@@ -144,7 +144,19 @@ def test_what_cannot_be_judged_is_one_clear_line(sample: np.ndarray, template: n
 def test_a_template_of_another_size_is_resized_when_asked() -> None:
     template = board(size=(400, 520))
     larger = np.repeat(np.repeat(template, 2, 0), 2, 1).astype(np.int64)
-    assert fiducial.inspect(template, larger, resize=True).verdict == "good"
+    found = fiducial.inspect(template, larger, resize=True)
+    assert found.verdict == "good"
+    half = np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]])  # of the template as it is, not of its copy
+    np.testing.assert_allclose(found.template_to_sample, half, atol=0.2)
+
+
+def test_a_few_glaring_pixels_are_a_defect_and_no_reason_to_refuse(rng: np.random.Generator) -> None:
+    template = 1000 + 1.5 * board() + rng.normal(0, 10, SIZE)
+    sample = template + rng.normal(0, 10, SIZE)
+    sample[100:112, 150:162], sample[300:308, 400:408] = 65535, 4095
+    found = fiducial.inspect(sample, template)
+    assert found.alignment_score > 0.95
+    assert found.verdict == "bad"
 
 
 def test_budget_and_probability_out_of_range_are_refused() -> None:

@@ -39,7 +39,7 @@ def test_deeppcb_masks_follow_from_its_boxes(tmp_path: Path, rng: np.random.Gene
     agree = (pair.mask > 0) & (mask > 0)
     assert agree.sum() > 0.85 * (mask > 0).sum()  # opening rounds corners off
     np.testing.assert_array_equal(pair.mask[agree], mask[agree])
-    assert not datasets.read_pairs(tmp_path, but=("8",))[0].mask[mask == 0].any()
+    assert not datasets.read_pairs(tmp_path)[0].mask[mask == 0].any()
 
 
 def test_groups_choose_pairs_and_none_left_is_said(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -47,6 +47,10 @@ def test_groups_choose_pairs_and_none_left_is_said(tmp_path: Path, rng: np.rando
     assert len(datasets.read_pairs(tmp_path, ("7",))) == 1
     with pytest.raises(InputError, match="no pair of groups"):
         datasets.read_pairs(tmp_path, but=("7",))
+    for chosen in ({"groups": ("7", "8")}, {"but": ("70",)}):
+        with pytest.raises(InputError, match=r"belongs to (8|70): its groups are 7"):
+            datasets.read_pairs(tmp_path, **chosen)
+    assert datasets.listed("7, 8,") == ("7", "8")
 
 
 @pytest.mark.parametrize(

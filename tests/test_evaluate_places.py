@@ -63,6 +63,16 @@ def test_absent_queries_have_no_truth_and_come_every_third_time() -> None:
     assert all(np.array_equal(a.query, b.query) for a, b in zip(cases, again, strict=True))
 
 
+def test_images_too_small_for_a_query_are_left_out(rng: np.random.Generator) -> None:
+    sizes = [(300, 300), (48, 60), (20, 30), (60, 110)]
+    images = [rng.integers(0, 255, size, dtype=np.uint8) for size in sizes]
+    for case in draw_cases(images, 72, seed=0):
+        assert min(case.query.shape) >= 32
+        assert min(case.source.shape) >= 32
+    with pytest.raises(InputError, match="at least 54 px a side, the largest has 48"):
+        next(draw_cases(images[1:3], 1, seed=0))
+
+
 def test_scores_of_a_perfect_and_of_a_blind_method() -> None:
     rows = {"perfect": [], "blind": []}
     for case in draw_cases(pictures(), 12, seed=0):

@@ -1,6 +1,7 @@
 """Records come back from what was written, and other programs' frames are met to the half pixel."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image as PillowImage
 
-from fiducial.formats.defects import boxes_from_coco, defects_from_json
+from fiducial.formats.defects import boxes_from_coco, defects_from_json, defects_to_coco
 from fiducial.records import Defects, InputError, Provenance
 from fiducial.regions import from_run_lengths, run_lengths
 
@@ -86,6 +87,21 @@ def test_coco_boxes_are_counted_from_the_corner_and_segments_from_the_mask(tmp_p
     boxes, label = boxes_from_coco(tmp_path / "a.coco.json")["a b.png"]
     np.testing.assert_array_equal(boxes, made.boxes_yxyx)
     np.testing.assert_array_equal(label, made.label)
+
+
+def test_segments_of_defects_that_lie_close_are_their_own() -> None:
+    mask = np.zeros((90, 121), np.uint8)
+    mask[20:32, 20:32], mask[20:32, 40:52], mask[60:64, 20:30], mask[60:64, 42:52], mask[70:80, 100:118] = 1, 1, 2, 2, 2
+    boxes = np.array([[15, 7, 37, 45], [15, 35, 37, 57], [55, 15, 69, 57], [65, 95, 85, 121]]) - 0.5
+    label, score, area = np.array([1, 1, 2, 2]), np.array([0.9, 0.8, 0.7, 0.6]), np.array([144, 144, 80, 180])
+    made = replace(record(), mask=mask, boxes_yxyx=boxes, label=label, score=score, area_px=area)
+    stated = [annotation["segmentation"]["counts"] for annotation in defects_to_coco([made])["annotations"]]
+    segments = [from_run_lengths(counts, (90, 121)) for counts in stated]
+    own = [(20, 32, 20, 32), (20, 32, 40, 52), (60, 64, 20, 52), (70, 80, 100, 118)]
+    for segment, (y0, y1, x0, x1), label in zip(segments, own, made.label.tolist(), strict=True):
+        expected = np.zeros_like(mask, bool)
+        expected[y0:y1, x0:x1] = mask[y0:y1, x0:x1] == label
+        np.testing.assert_array_equal(segment, expected)
 
 
 def test_tables_have_a_row_per_defect_with_its_area_and_place_in_the_unit_and_on_the_map(tmp_path: Path) -> None:

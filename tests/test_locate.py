@@ -139,8 +139,9 @@ def test_pixel_sizes_say_the_scale(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="larger than"):  # the source is a thousand times as fine
         fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "n.ome.tif")
     tifffile.imwrite(tmp_path / "o.ome.tif", image, metadata=meta | {"PhysicalSizeX": 1.0})
-    with pytest.raises(InputError, match="square"):
-        fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "o.ome.tif")
+    for scale in (None, (0.9, 1.1)):
+        with pytest.raises(InputError, match="square"):
+            fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "o.ome.tif", scale=scale)
 
 
 def test_a_stated_scale_bounds_the_answer() -> None:
@@ -285,6 +286,18 @@ def folder(tmp_path: Path) -> Path:
     cv2.imwrite(str(tmp_path / "views" / "one.png"), cut(image, (230.0, 300.0), 40.0)[0])
     cv2.imwrite(str(tmp_path / "views" / "two.png"), cut(np.asarray(photographs.grass()), (230.0, 300.0), 0.0)[0])
     return tmp_path
+
+
+def test_an_overview_that_has_no_room_for_a_query_does_not_show_it(folder: Path) -> None:
+    cv2.imwrite(str(folder / "overviews" / "long.png"), np.tile(half(overview())[:40], (1, 3)))
+    words = ["--scale", 0.5, "-o", folder / "out"]
+    assert run("locate", folder / "views" / "one.png", folder / "overviews", *words)[0] == 0
+    table = pd.read_csv(folder / "out" / "all.csv")
+    answers = {Path(source).stem: answer for source, answer in zip(table["source"], table["answer"], strict=True)}
+    assert answers == {"gravel": "found", "brick": "not here", "long": "not here"}
+    status, _, line = run("locate", folder / "views" / "one.png", folder / "overviews" / "long.png", *words)
+    assert status == 2
+    assert "larger than" in line
 
 
 def test_each_query_finds_its_image(folder: Path) -> None:

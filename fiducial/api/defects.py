@@ -11,6 +11,7 @@ import numpy as np
 from fiducial import weights as weight_files
 from fiducial.api.loading import Source, check_calibrated, check_probability, least_probability, version_of
 from fiducial.confidence import Calibration, with_alarms
+from fiducial.coords import resize_transform
 from fiducial.defects.inspector import SMALLEST_PX, DefectInspector
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
@@ -54,6 +55,7 @@ def inspect(
             that the weights' calibration cannot tell; weights that cannot be loaded or are not calibrated.
     """
     seen, good = as_image(sample, max_bytes), as_image(template, max_bytes)
+    full = good.size
     turned = align and good.size == seen.size[::-1]  # by a quarter turn, which alignment finds
     if seen.size != good.size and not turned:
         if not resize:
@@ -79,7 +81,10 @@ def inspect(
             ("resize", resize),
         ),
     )
-    return inspector.inspect(seen, good, made, align=align, invert=invert, min_probability=least, progress=progress)
+    found = inspector.inspect(seen, good, made, align=align, invert=invert, min_probability=least, progress=progress)
+    if full == good.size or found.template_to_sample is None:
+        return found
+    return replace(found, template_to_sample=found.template_to_sample @ resize_transform(full, good.size))
 
 
 def check_inspection(
@@ -97,10 +102,15 @@ def calibrate(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
+    align: bool = True,
+    resize: bool = False,
     invert: bool = False,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> Calibration:
     """Count the alarms on pairs (sample, template) of good parts, and write the weights with that count to `out`.
+
+    Options are those of `inspect`: with the ones that parts will be inspected with, the count is theirs.
 
     A pair whose alignment is refused tells nothing and is left out.
 
@@ -110,7 +120,17 @@ def calibrate(
     loaded, _ = _inspector(weights, device)
     alarms, images = [np.zeros(0)], 0
     for done, (sample, template) in enumerate(good, start=1):
-        record = inspect(sample, template, weights=weights, device=device, invert=invert, min_probability=0.0)
+        record = inspect(
+            sample,
+            template,
+            weights=weights,
+            device=device,
+            align=align,
+            resize=resize,
+            invert=invert,
+            min_probability=0.0,
+            max_bytes=max_bytes,
+        )
         if record.verdict != "refused":
             alarms.append(record.score)
             images += 1

@@ -79,11 +79,11 @@ def check_search(most: int, scale: float | tuple[float, float] | None) -> None:
 
 def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
     """Return the range of scales to search: as stated, as the pixel sizes say, or all."""
-    if isinstance(scale, tuple):
-        return scale
     for image in (query, source):
         if image.pixel_size and not 0.98 < image.pixel_size[0] / image.pixel_size[1] < 1.02:
             raise InputError(f"pixels must be square, those of {image.name} measure {image.pixel_size}: resample it")
+    if isinstance(scale, tuple):
+        return scale
     if scale is None and query.pixel_size and source.pixel_size and {query.unit, source.unit} <= set(METERS):
         meters = [image.pixel_size[0] * METERS[image.unit] for image in (query, source) if image.pixel_size and image.unit]
         scale = meters[0] / meters[1]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fiducial.cli.parts import Bar, Device, Errors, Out, Weights
+from fiducial.cli.parts import FOUR_GIB, Bar, Device, Errors, MaxBytes, Out, Weights
 
 
 def calibrate_defects(
@@ -15,7 +15,10 @@ def calibrate_defects(
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, calibrated.")],
     weights: Weights = None,
     device: Device = "auto",
-    invert: Annotated[bool, typer.Option(help="Copper is bright in these images.")] = False,
+    align: Annotated[bool, typer.Option(help="Lay the template on the sample first.")] = True,
+    resize: Annotated[bool, typer.Option(help="Resize a template of another size.")] = False,
+    invert: Annotated[bool, typer.Option(help="Copper is bright in these images: judge their negatives.")] = False,
+    max_bytes: MaxBytes = FOUR_GIB,
 ) -> None:
     """Learn from good parts which probability they exceed how often, so that --false-alarms means your line.
 
@@ -27,8 +30,13 @@ def calibrate_defects(
         runs.check_file(out)
         jobs = inspections.pairs_from_folder(good, template)
         with Bar("calibrating") as bar:
-            found = api.calibrate(jobs, out, weights=weights, device=device, invert=invert, progress=bar.jobs)
-    typer.echo(f"{out}: {len(found.alarms)} false alarms on {found.good_images} good images")
+            found = api.calibrate(
+                jobs, out, weights=weights, device=device, align=align, resize=resize, invert=invert, max_bytes=max_bytes,
+                progress=bar.jobs,
+            )  # fmt: skip
+    listed, left_out = sum(alarm >= 0.5 for alarm in found.alarms), len(jobs) - found.good_images
+    refused = f"; {left_out} could not be aligned and were left out" if left_out else ""
+    typer.echo(f"{out}: {listed} false alarms of probability 0.5 or more on {found.good_images} good images{refused}")
 
 
 def calibrate_blobs(

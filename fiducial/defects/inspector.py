@@ -22,6 +22,7 @@ from fiducial.regions import find_regions, laid, outlined
 from fiducial.tiles import tiles
 
 SMALLEST_PX = 64
+DRAWN_IN = -1.0, 2.0  # intensities, where 0 and 1 are the 1st and 99th percentile, beyond which nothing is told apart
 TILE_PX, MARGIN_PX = 384, 64
 ALIGN_PX = 640  # longest side at which the alignment is estimated
 TRUSTED_ALIGNMENT = 0.7  # least correlation; benchmarks/defects_good_boards.py shows both sides of it
@@ -76,7 +77,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Normalized:
-    """An image with the intensities that map to 0 and to 1."""
+    """An image with the intensities that map to 0 and to 1; what lies far beyond, as few bright pixels may, is drawn in."""
 
     image: Image
     zero: float
@@ -85,12 +86,12 @@ class _Normalized:
     def read(self, window: Window | None = None) -> Float32[np.ndarray, "h w"]:
         """Return a window's normalized gray values; NaN and infinite ones stay NaN."""
         gray = (to_gray(self.image.read(window), self.image.name) - self.zero) / (self.one - self.zero)
-        return np.where(np.isfinite(gray), gray, np.nan).astype(np.float32)
+        return np.where(np.isfinite(gray), np.clip(gray, *DRAWN_IN), np.nan).astype(np.float32)
 
     def reduced(self, longest_px: int) -> tuple[Float32[np.ndarray, "h w"], Matrix]:
         """Return the whole image, normalized, no side above `longest_px`, and the transform from full to reduced pixels."""
         gray = read_reduced(self.image, longest_px, undefined=self.zero)
-        normalized = ((gray - self.zero) / (self.one - self.zero)).astype(np.float32)
+        normalized = np.clip((gray - self.zero) / (self.one - self.zero), *DRAWN_IN).astype(np.float32)
         return normalized, resize_transform(self.image.size, (gray.shape[0], gray.shape[1]))
 
 

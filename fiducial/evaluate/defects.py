@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from fiducial import augment, confidence, metrics, weights
 from fiducial.confidence import Calibration
 from fiducial.coords import image_center_yx, shift, similarity
-from fiducial.datasets import BOX_MARGIN_PX, DEEPPCB_CLASSES, InspectionPair, is_deeppcb, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, DEEPPCB_CLASSES, InspectionPair, is_deeppcb, listed, read_pairs
 from fiducial.defects.inspector import DefectInspector, Found, decode
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
@@ -238,7 +238,7 @@ def evaluate_defects_on(
     Raises:
         InputError: no pairs in the folder, or weights that cannot be loaded.
     """
-    pairs = read_pairs(data, tuple(name for name in groups.split(",") if name))
+    pairs = read_pairs(data, listed(groups))
     loaded, where = weights.load("defects", source), choose_device(device)
     margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0  # boxes as this data draws them
     network, calibration = loaded.network, loaded.calibration

@@ -21,7 +21,7 @@ from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx
 from fiducial.datasets import read_textures
 from fiducial.images import from_array
 from fiducial.matching import outline
-from fiducial.places.locator import SCALES, PlaceLocator
+from fiducial.places.locator import SCALES, SMALLEST_QUERY_PX, PlaceLocator
 from fiducial.places.samples import FACTORS, SMALLEST_PX, render
 from fiducial.places.verifier import EVIDENCE
 from fiducial.records import InputError, Progress
@@ -32,7 +32,9 @@ FOUND_IOU = 0.7  # section 6
 LOOKS = ("same", "gamma", "noise", "blur", "inverted", "gradient", "charging", "drift", "mixed")
 _SMALLEST_CUT_PX = 64  # side of a query
 FIRST_CASES = 6  # at least, of a first fit
-_LEAST_SOURCE_PX = 1.1 * SMALLEST_PX / 0.7  # side of a source: a query must fit in, with room around
+_LARGEST_CUT = 0.6  # side of a query, in parts of that of what it is cut from, or of the source
+# Sides of a source, and of what a query is cut from: it must fit in with room around, and have pixels enough.
+_LEAST_SOURCE_PX, _LEAST_CUT_FROM_PX = 1.1 * SMALLEST_PX / 0.7, SMALLEST_QUERY_PX / _LARGEST_CUT + 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def make_case(
             shown, taken = shown[:, :half], shown[:, half:]
         else:
             taken = images[(number + 1 + int(rng.integers(len(images) - 1))) % len(images)] if len(images) > 1 else shown[::-1]
-    largest = 0.6 * min(*taken.shape, *shown.shape)
+    largest = _LARGEST_CUT * min(*taken.shape, *shown.shape)
     least = min(max(_SMALLEST_CUT_PX, 1.1 * SMALLEST_PX * factor), largest)
     side = float(np.exp(rng.uniform(np.log(least), np.log(largest))))
     aspect = float(np.exp(rng.uniform(0, np.log(4 / 3))))
@@ -102,7 +104,7 @@ def make_case(
 
 def _leaves_room(side: int, factor: int) -> bool:
     """Say whether an image of that shorter side is large enough for queries when it is reduced by a factor."""
-    return side / factor >= _LEAST_SOURCE_PX
+    return side / factor >= _LEAST_SOURCE_PX and side >= _LEAST_CUT_FROM_PX
 
 
 def expose(image: Picture, view: Matrix, size: tuple[int, int], rng: np.random.Generator, look: str) -> Picture:
@@ -143,15 +145,18 @@ def _to_picture(image: np.ndarray) -> Picture:
 def draw_cases(images: Sequence[Picture], count: int, seed: int) -> Iterator[PlaceCase]:
     """Draw cases: upright and turned by turns, every third absent, each factor in turn, looks at random; balanced over 36.
 
-    Factors that leave none of the images large enough are left out.
+    Images that are too small, and factors that leave none large enough, are left out.
 
     Raises:
         InputError: all images are too small.
     """
-    largest = max((min(image.shape) for image in images), default=0)
+    largest, images = (
+        max((min(image.shape) for image in images), default=0),
+        [i for i in images if _leaves_room(min(i.shape), 1)],
+    )
     factors = [k for k in FACTORS if _leaves_room(largest, k)]
     if not factors:
-        raise InputError(f"cases need an image of at least {_LEAST_SOURCE_PX:.0f} px a side, the largest has {largest}")
+        raise InputError(f"cases need an image of at least {_LEAST_CUT_FROM_PX:.0f} px a side, the largest has {largest}")
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         factor, shown = factors[(i // 6) % len(factors)], LOOKS[int(rng.integers(len(LOOKS)))]

@@ -6,10 +6,10 @@ height from the image's corner. TIFF, OME-Zarr: the mask of classes. PNG: an ove
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int, Shaped
@@ -33,7 +33,7 @@ from fiducial.formats.parts import (
 )
 from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
-from fiducial.regions import classes_of, find_regions, from_run_lengths, run_lengths_of, window_run_lengths
+from fiducial.regions import classes_of, from_run_lengths, run_lengths_of, window_run_lengths
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".ome.zarr", ".png")
 
@@ -114,10 +114,6 @@ def _runs_of(record: Defects, label: int) -> list[int]:
     return run_lengths_of(record.size, lambda columns: record.mask[:, columns] == label)
 
 
-def _rows_of(record: Defects, rows: slice) -> Bool[np.ndarray, "k w"]:
-    return record.mask[rows] > 0
-
-
 def defects_from_json(path: Path) -> Defects:
     """Read a record that `defects_to_json` described.
 
@@ -162,10 +158,8 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
         image = {"id": number, "file_name": record.sample, "height": record.size[0], "width": record.size[1]}
         images.append(image | answer_to_json(record))
         edges = yx_to_pixel_edges(record.boxes_yxyx).tolist()
-        regions = find_regions(record.size, partial(_rows_of, record))
-        for i, region in enumerate(_regions_of(record, regions.boxes_yxyx, regions.area_px).tolist()):
-            y0, x0, y1, x1 = edges[i]
-            counts = window_run_lengths(regions.pixels(region), regions.window(region), record.size)
+        for i, (y0, x0, y1, x1) in enumerate(edges):
+            counts = window_run_lengths(*_own_pixels(record, i), record.size)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -183,17 +177,20 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _regions_of(
-    record: Defects, boxes_yxyx: Shaped[np.ndarray, "n 4"], area_px: Int[np.ndarray, " n"]
-) -> Int[np.ndarray, " k"]:
-    """Return which region of the mask is which defect: the one of its area whose box lies most snugly in the defect's."""
-    low, high = np.minimum, np.maximum
-    out = np.zeros(len(record), np.int64)
-    for i, box in enumerate(record.boxes_yxyx):
-        overhang = low(boxes_yxyx[:, :2] - box[:2], 0).sum(1) - high(boxes_yxyx[:, 2:] - box[2:], 0).sum(1)
-        skew = np.abs((boxes_yxyx[:, :2] - box[:2]) - (box[2:] - boxes_yxyx[:, 2:])).sum(1)
-        out[i] = np.lexsort((skew, -overhang, np.abs(area_px - record.area_px[i])))[0]
-    return out
+def _own_pixels(record: Defects, i: int) -> tuple[Bool[np.ndarray, "h w"], tuple[slice, slice]]:
+    """Return a defect's pixels of the mask and the window that they are cut from: those of its class in its box.
+
+    Where these are more than it has, another one's reach into the box, which is drawn with a margin: what is cut off goes.
+    """
+    edges = yx_to_pixel_edges(record.boxes_yxyx[i : i + 1])[0].round().astype(int)
+    (y0, x0), (y1, x1) = np.clip(edges.reshape(2, 2), 0, record.size).tolist()
+    own = record.mask[y0:y1, x0:x1] == record.label[i]
+    if own.sum() > record.area_px[i]:
+        _, parts = cv2.connectedComponents(own.astype(np.uint8), connectivity=8)
+        cut = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+        inner = own & ~np.isin(parts, cut)
+        own = inner if inner.any() else own
+    return own, (slice(y0, y1), slice(x0, x1))
 
 
 def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], Int[np.ndarray, " n"]]]:

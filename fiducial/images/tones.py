@@ -24,7 +24,7 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
     if pixels.ndim == 2:
         return as_float32(pixels)
     channels = pixels.shape[2]
-    if channels == 2:
+    if channels in (1, 2):
         return as_float32(pixels[..., 0])
     if channels in (3, 4):
         return cv2.cvtColor(np.ascontiguousarray(as_float32(pixels[..., :3])), cv2.COLOR_RGB2GRAY)

@@ -25,7 +25,7 @@ from fiducial.places.network import FTFY
 from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
 from fiducial.places.sweep import STEP, Grid, Sweep
 from fiducial.places.verifier import Verifier
-from fiducial.records import Image, InputError, Places, Progress, Provenance
+from fiducial.records import Image, InputError, NoRoomError, Places, Progress, Provenance
 from fiducial.steps import Steps
 from fiducial.tiles import Tile, tiles
 
@@ -44,7 +44,7 @@ COARSELY = (Grid(2.5, 24, NOMINAL_PX),)
 FINELY = (Grid(2.0, 36, NOMINAL_PX), Grid(2.5, 48, (NOMINAL_PX[1], 2 * NOMINAL_PX[1])))
 TILE_PX, MARGIN_PX = 1536, 96
 VIEW_PX = 224  # largest shorter side at which a query is looked at
-CERTAIN = 0.98  # probability of a place at which finer rungs are not searched
+CERTAIN = 0.98  # probability of a place at which finer rungs are not searched, if no higher one is asked for
 PROMISING = 0.25  # confidence of a proposal at which this is looked into
 PROPOSALS, OF_RUNG, SWEPT = 64, 12, 16  # how many are verified: of the network, at least of each rung, and of each sweep
 FOLLOWED, FOLLOWED_SWEPT = 8, 2  # how many of these are compared thoroughly: of the network, of each sweep
@@ -95,7 +95,7 @@ class PlaceLocator:
             InputError: an image is constant, without finite values, not gray or color, a query under 32 px, over a hundred
                 times as long as wide, or larger than the source at every scale searched.
         """
-        answer = self.candidates(query, source, scales, progress)
+        answer = self.candidates(query, source, scales, progress, max(CERTAIN, min_probability))
         matches, score = answer.matches, self.probability(answer.evidence)
         searched = (answer.sides[0] / min(query.size), answer.sides[1] / min(query.size))
         order = np.argsort(-score, kind="stable")[:most]
@@ -123,12 +123,19 @@ class PlaceLocator:
             provenance=provenance,
         )
 
-    def candidates(self, query: Image, source: Image, scales: tuple[float, float], progress: Progress | None = None) -> Answer:
+    def candidates(
+        self,
+        query: Image,
+        source: Image,
+        scales: tuple[float, float],
+        progress: Progress | None = None,
+        enough: float = CERTAIN,
+    ) -> Answer:
         """Propose, verify and refine; return the places apart from each other and the evidence for each.
 
-        The finest rung, where the smallest boxes are sought, costs most. It is left out where the others hold a place that is
-        all but certain; the answer's sides say so, and beside that place only those that correlate nearly as well are
-        refined. Raises as `locate`.
+        The finest rung, where the smallest boxes are sought, costs most. It is left out where the others hold a place whose
+        probability exceeds `enough`; the answer's sides say so, and beside that place only those that correlate nearly as
+        well are refined. Raises as `locate`.
         """
         sides = sides_to_search(query, source, scales)
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
@@ -141,9 +148,9 @@ class PlaceLocator:
         for done, rung in enumerate(reversed(rungs), start=1):
             if done == len(rungs) > 1 and self.calibration is not None and _promising(parts):
                 likely, _ = choose(parts, sides)
-                if self._is_certain(verifier.verify(likely, sides, GLANCED_AT)[1]):
+                if self._best(verifier.verify(likely, sides, GLANCED_AT)[1]) > enough:
                     matches, evidence = verifier.verify(likely, sides, rivals=RIVALS)
-                    if self._is_certain(evidence):
+                    if self._best(evidence) > enough:
                         sides = (NOMINAL_PX[0] / rungs[1].factor, sides[1])
                         break
             parts.append(self.propose(rung, filters, sweep, sides, steps))
@@ -160,8 +167,8 @@ class PlaceLocator:
             return np.tanh(evidence[:, 0])
         return evidence_to_probability(self.calibration, evidence)
 
-    def _is_certain(self, evidence: Float64[np.ndarray, "n k"]) -> bool:
-        return bool(self.probability(evidence).max(initial=0.0) > CERTAIN)
+    def _best(self, evidence: Float64[np.ndarray, "n k"]) -> float:
+        return float(self.probability(evidence).max(initial=0.0))
 
     def filters(self, query: Gray) -> Float32[Tensor, "r n d"]:
         """Encode the turned views of a query, once."""
@@ -197,7 +204,7 @@ class PlaceLocator:
 
 
 def _tiles_of(rung: Rung) -> Iterator[Tile]:
-    return tiles((rung.look.contrast.shape[0], rung.look.contrast.shape[1]), TILE_PX, MARGIN_PX)
+    return tiles((rung.look.contrast.shape[0], rung.look.contrast.shape[1]), TILE_PX, MARGIN_PX, shrink=True)
 
 
 def _in_source(found: Proposals, rung: Rung) -> Proposals:
@@ -257,11 +264,16 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
     least = max(scales[0] * shorter, smallest)
     if scales[1] * shorter < smallest:
         way_out = "" if _largest_factor(source) >= 1 else " in so large a source: crop it"
-        raise InputError(
+        raise NoRoomError(
             f"{query.name} covers at most {scales[1] * shorter:.0f} px of {source.name}, too few: needs {smallest:.0f}{way_out}"
         )
+    if scales[0] * shorter <= largest < least:
+        raise NoRoomError(
+            f"{query.name} is too narrow at the scales at which it lies in {source.name}: "
+            f"it covers at most {largest:.0f} px of it, needs {least:.0f}: crop it to a squarer part"
+        )
     if least > largest:
-        raise InputError(
+        raise NoRoomError(
             f"{query.name} is larger than {source.name} at every scale searched ({scales[0]:.3g} to {scales[1]:.3g}): "
             "swap them, or state another scale (--scale)"
         )

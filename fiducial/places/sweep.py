@@ -114,6 +114,17 @@ def _templates(query: Gray, side: float, grid: Grid, device: torch.device) -> _T
 def _spread(looks: Float32[Tensor, "2 1 h w"], disk: Float32[Tensor, "1 1 n n"]) -> Float32[Tensor, "2 1 i j"]:
     """Return the root of the sum of squared differences from the mean under the disk at each place tried."""
     area = disk.sum()
-    mean = F.conv2d(looks, disk, stride=STEP) / area
-    square = F.conv2d(looks * looks, disk, stride=STEP) / area
+    mean, square = _sums_under(torch.cat([looks, looks * looks]), disk[0, 0]).div_(area).chunk(2)
     return (area * (square - mean * mean).clamp_min(LEAST_VARIANCE)).sqrt()
+
+
+def _sums_under(images: Float32[Tensor, "b 1 h w"], disk: Float32[Tensor, "n n"]) -> Float32[Tensor, "b 1 i j"]:
+    """Return sums under a disk of ones at every STEP-th place, row by row of the disk from running sums along the images'."""
+    n, run = len(disk), F.pad(images.double().cumsum(3), (1, 0))
+    rows, columns = (images.shape[2] - n) // STEP * STEP + 1, (images.shape[3] - n) // STEP * STEP + 1
+    out = torch.zeros_like(run[:, :, :rows:STEP, :columns:STEP])
+    for y, width in enumerate(disk.sum(1).round().long().tolist()):
+        first = (n - width) // 2  # the disk is as wide to either side of its middle
+        line = run[:, :, y : y + rows : STEP]
+        out += line[..., first + width : first + width + columns : STEP] - line[..., first : first + columns : STEP]
+    return out.float()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64
 
 from fiducial.coords import image_center_yx, resize_transform, shift, similarity
@@ -70,7 +71,7 @@ class Verifier:
         """
         if not len(proposals):
             return [], np.zeros((0, len(EVIDENCE)))
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
             starts = list(_starts(self.size, proposals))
             coarse = list(pool.map(self.coarse, starts))
             chance = Chance.of(coarse)

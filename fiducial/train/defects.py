@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fiducial import weights
-from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, is_deeppcb, listed, read_pairs
 from fiducial.defects.inspector import DefectInspector
 from fiducial.defects.network import BGNet, Config, slim
 from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sample
@@ -63,8 +63,8 @@ def train_defects_on(
     Raises:
         InputError: no pairs in the folder, or as `train_defects`.
     """
-    names = CLASSES if classes is None else tuple(classes.split(","))
-    held = tuple(name for name in hold_out.split(",") if name)
+    names = CLASSES if classes is None else listed(classes)
+    held = listed(hold_out)
     pairs, others = read_pairs(data, but=held), read_pairs(data, held) if held else ()
     margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0
     begun = None if scratch else weights.load("defects", start).network

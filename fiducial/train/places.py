@@ -9,7 +9,7 @@ import torch
 from fiducial import weights
 from fiducial.datasets import read_textures
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate.places import fit_places
+from fiducial.evaluate.places import draw_cases, fit_places
 from fiducial.places.locator import PlaceLocator
 from fiducial.places.network import FTFY, Config, TripletNet
 from fiducial.places.samples import (
@@ -78,6 +78,7 @@ def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = N
     }
     config = Config() if begun is None else begun.config
     pool = make_pool(images)
+    next(draw_cases(held, 1, seed=0))  # refuses what is too small to calibrate on before the training, not after it
     network = train_places(pool, config, Schedule(steps, batch=16), out, card, start=begun)
     where = choose_device("auto")
     locator = PlaceLocator(network, None, where, bf16=has_fast_bf16(where))
