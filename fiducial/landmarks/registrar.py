@@ -60,6 +60,7 @@ WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first an
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
 LEAST_SHARE = 0.2  # of the fixed image's length, from which on a search of the whole sees a moving one well
 ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits till those of all angles are answered
+ENOUGH_AGREE = 0.3  # of the ties of a finer scale, if they are in one part of the common area alone
 CERTAIN = 0.8  # probability at which nothing else is searched, if no higher one is asked for
 RIGHT_PX = 5.0  # mean error, in pixels of the frame, under which an answer is right
 TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
@@ -330,7 +331,8 @@ class ImageRegistrar:
     def finish(self, moving: Scene, fixed: Scene, answer: Answer, search: Search, steps: Steps | None = None) -> Answer:
         """Refine the transform of large images at finer scales, on tiles spread over what they have in common.
 
-        Every other tile gives an estimate of its own, and the rest another. Where one does not, what was found before stays.
+        Every other tile gives an estimate of its own, and the rest another: how far these lie from the common one is how exact
+        it is. Where one of them is missing, a fit on which few of the ties agree is not taken.
         """
         scale, sizes = answer.scale, (moving.image.size, fixed.image.size)
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
@@ -348,10 +350,13 @@ class ImageRegistrar:
             if found is None or not is_plausible(found[0], search.start, *sizes):
                 break
             kept, apart = ties.pick(found[1]), [transform_distance(found[0], half[0], *sizes) for half in halves if half]
-            if len(apart) < len(halves):
+            twice = len(apart) == len(halves)
+            if not twice and len(kept.mutual) < ENOUGH_AGREE * ties.mutual.sum():
                 break
-            held_out = held_out_error(search.model, kept.moving_yx, kept.fixed_yx)
-            best = replace(best, matrix=found[0], ties=kept, held_out_px=held_out, return_px=float(sum(apart)))
+            held_out, return_px = held_out_error(search.model, kept.moving_yx, kept.fixed_yx), float(sum(apart))
+            best = replace(
+                best, matrix=found[0], ties=kept, held_out_px=held_out, return_px=return_px if twice else best.return_px
+            )
         return best
 
 
