@@ -1,6 +1,7 @@
 """What `evaluate defects` counts, for answers that are known: the truth itself, nothing at all, one thing too many."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,21 @@ def test_the_truth_scores_all_there_is() -> None:
     for none in ("false_alarms_per_image", "images_with_false_alarm", "calibration_error", "refused"):
         assert row[none] == 0, none
     assert row["images"] == 2
+
+
+def named(shown: InspectionPair, kind: int) -> InspectionPair:
+    return replace(shown, mask=np.where(shown.mask == 2, kind, shown.mask).astype(np.uint8), label=np.array([1, kind]))
+
+
+def test_defects_of_other_kinds_than_six_are_defects_too() -> None:
+    other = evaluate_pairs(always(named(pair(), 7)), [pair()], CASES[:1]).iloc[0]  # "other": a defect, and misnamed
+    assert (other["pixel_precision"], other["pixel_recall"], other["deeppcb_map"]) == (1, 1, 0.5)
+    assert other["macc_7"] == pytest.approx(2 / 3)
+    own = evaluate_pairs(always(named(pair(), 12)), [named(pair(), 12), pair()], CASES[:1]).iloc[0]
+    assert (own["pixel_f2"], own["deeppcb_map"]) == (1, pytest.approx((1 + 1 + 0) / 3))
+    missed = evaluate_pairs(always(pair(BOXES[:1])), [named(pair(), 12)], CASES[:1]).iloc[0]
+    assert missed["pixel_recall"] < 1
+    assert missed["deeppcb_map"] == 0.5
 
 
 def test_each_fault_is_counted_where_it_belongs() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from fiducial.regions import label_regions, measure_regions
 IOU = 0.33  # DeepPCB's published rule: a detection is true above this
 GOOD_SEED = 2  # of the displacements of good parts
 OF_GOOD = ("images", "false_alarms_per_image", "images_with_false_alarm", "calibration_error", "refused", "seconds_per_pair")
-_VALUES = 1 + len(DEEPPCB_CLASSES)  # of a mask: background, and DeepPCB's classes
+_VALUES = 1 + len(DEEPPCB_CLASSES)  # of a mask: background, and DeepPCB's classes; more where masks hold more
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,15 @@ def merged(tallies: Sequence[Tally]) -> Tally:
     whole = Tally()
     for own in tallies:
         for name in (part.name for part in fields(Tally)):
-            setattr(whole, name, getattr(whole, name) + getattr(own, name))
+            setattr(whole, name, _sum(getattr(whole, name), getattr(own, name)))
     return whole
+
+
+def _sum(a: Any, b: Any) -> Any:  # noqa: ANN401 (numbers, lists, and arrays by class, of which the shorter is padded)
+    if isinstance(a, np.ndarray) and len(a) != len(b):
+        longest = max(len(a), len(b))
+        a, b = (np.pad(part, [(0, longest - len(part))] * part.ndim) for part in (a, b))
+    return a + b
 
 
 def evaluate_pairs(
@@ -169,7 +177,7 @@ def evaluate_pairs(
 
 
 def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
-    """Add one pair's answer to a tally; of pixels and precision by class, classes beyond DeepPCB's six are left out."""
+    """Add one pair's answer to a tally."""
     found, truth = answer.default, measure_regions(pair.number, len(pair.label))
     tally.images += 1
     tally.refused += answer.refused
@@ -177,17 +185,17 @@ def add(tally: Tally, pair: InspectionPair, answer: Answer) -> None:
     tally.regions += regions
     tally.with_alarm += regions.false_positive > 0
     tally.boxes += class_counts(found, pair)
-    named = np.where(found.mask < _VALUES, found.mask, 0).astype(np.uint8)
-    tally.confusion += metrics.confusion(pair.mask, named, _VALUES)
+    values = max(_VALUES, 1 + int(max(found.mask.max(), pair.mask.max())))
+    tally.confusion = _sum(tally.confusion, metrics.confusion(pair.mask, found.mask, values))
     tally.probability.append(answer.all.score)
     tally.real.append(metrics.match(metrics.box_iou(answer.all.boxes_yxyx, pair.boxes_yxyx), IOU) >= 0)
-    for kind in range(1, _VALUES):
+    for kind in np.union1d(answer.all.label, pair.label).tolist():
         own, real = answer.all.label == kind, pair.label == kind
         iou = metrics.box_iou(answer.all.boxes_yxyx[own], pair.boxes_yxyx[real])
         tally.score.append(answer.all.score[own])
         tally.label.append(np.full(int(own.sum()), kind))
         tally.true.append(metrics.match(iou, IOU) >= 0)
-        tally.objects[kind] += int(real.sum())
+    tally.objects = _sum(tally.objects, np.bincount(pair.label, minlength=_VALUES))
 
 
 def class_counts(found: Found, pair: InspectionPair) -> Counts:
@@ -200,14 +208,18 @@ def class_counts(found: Found, pair: InspectionPair) -> Counts:
 
 
 def summarize(tally: Tally) -> dict[str, float]:
-    """Return the row of a tally."""
-    score, label, true = (np.concatenate(parts) for parts in (tally.score, tally.label, tally.true))
+    """Return the row of a tally.
+
+    Of classes beyond DeepPCB's six that no truth has, as "other", pixels count as defect, but for the means over classes as
+    background, and precision is not theirs.
+    """
+    score, label, true = (np.concatenate(parts or [np.zeros(0)]) for parts in (tally.score, tally.label, tally.true))
     precisions = [
         metrics.average_precision(score[label == k], true[label == k], int(tally.objects[k]))
-        for k in range(1, _VALUES)
+        for k in range(1, len(tally.objects))
         if tally.objects[k]
     ]
-    pixels = metrics.foreground_counts(tally.confusion)
+    pixels, named = metrics.foreground_counts(tally.confusion), _named(tally.confusion)
     return {
         "images": tally.images,
         "region_precision": tally.regions.precision,
@@ -217,8 +229,8 @@ def summarize(tally: Tally) -> dict[str, float]:
         "images_with_false_alarm": tally.with_alarm / tally.images,
         "deeppcb_f": tally.boxes.f(),
         "deeppcb_map": float(np.mean(precisions)) if precisions else float("nan"),
-        "miou_7": metrics.mean_iou(tally.confusion),
-        "macc_7": metrics.mean_accuracy(tally.confusion),
+        "miou_7": metrics.mean_iou(named),
+        "macc_7": metrics.mean_accuracy(named),
         "pixel_precision": pixels.precision,
         "pixel_recall": pixels.recall,
         "pixel_f2": pixels.f(2),
@@ -226,6 +238,14 @@ def summarize(tally: Tally) -> dict[str, float]:
         "refused": tally.refused,
         "seconds_per_pair": tally.seconds / tally.images,
     }
+
+
+def _named(confusion: Int64[np.ndarray, "k k"]) -> Int64[np.ndarray, "k k"]:
+    """Return a matrix in which classes of no truth, beyond DeepPCB's, are background."""
+    unknown = (np.arange(len(confusion)) > len(DEEPPCB_CLASSES)) & (confusion.sum(1) == 0)
+    out = confusion * ~unknown
+    out[:, 0] += confusion[:, unknown].sum(1)
+    return out
 
 
 def evaluate_defects_on(
