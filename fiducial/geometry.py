@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, UInt8
 from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_transform, shift, similarity
 
 Gray = Float32[np.ndarray, "_ _"]
+Known = Bool[np.ndarray, "_ _"] | None
 
 SURE = 0.9  # correlation at which no further candidate is tried
 _TONES = 1024  # knots of a tone curve
@@ -24,6 +25,7 @@ _SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
 _SEARCH_PX = 128  # longest side during the exhaustive search
 _STRIPES = 0.45  # offsets of lines beside detail, in the median, from which an image counts as striped
 _LEAST_MATCHES = 6  # of SIFT that must agree: two determine a similarity, the others support it
+_NEAR_PX = 9  # side of a neighborhood in which a pixel without a value tells on the blurred image
 _BLUR_PX = 1.5  # before correlation: what alignment judges is larger than noise and edge jitter
 
 
@@ -119,24 +121,32 @@ def correlation(a: Gray, b: Gray, valid: Bool[np.ndarray, "h w"]) -> float:
     return float(x @ y) / norm if norm > 0 else -1.0
 
 
-def score(moving: Gray, fixed: Gray, matrix: Matrix) -> float:
-    """Return the score of an alignment, as `Alignment` defines it; the images are blurred already."""
+def score(moving: Gray, fixed: Gray, matrix: Matrix, known: Known = None) -> float:
+    """Return the score of an alignment, as `Alignment` defines it; the images are blurred already.
+
+    Where `known` is given, the fixed image is compared only there, and what is covered is judged by that area.
+    """
     moved, covered = warp(moving, matrix, fixed.shape)
+    covered = covered if known is None else covered & known
     if not covered.any():
         return -1.0
-    return correlation(moved, fixed, covered) * min(1.0, 2 * float(covered.mean()))
+    share = float(covered.mean()) if known is None else float(covered.sum() / known.sum())
+    return correlation(moved, fixed, covered) * min(1.0, 2 * share)
 
 
-def align(moving: Gray, fixed: Gray) -> Alignment:
+def align(moving: Gray, fixed: Gray, known: Known = None) -> Alignment:
     """Find the affine transform that lays `moving` on `fixed`.
 
     Made for views of one object from one kind of sensor: any shift with half the area in common, any angle within ±15°
-    of a quarter turn, scales of 0.9 to 1.1, changes of light. Both images need intensities near [0, 1].
+    of a quarter turn, scales of 0.9 to 1.1, changes of light. Both images need intensities near [0, 1]. `known` says which
+    pixels of the fixed image have a value, if some have none; these should be filled with what lies around.
     """
+    if known is not None:
+        known = cv2.erode(known.astype(np.uint8), np.ones((_NEAR_PX, _NEAR_PX), np.uint8)) > 0
     blurred_moving, blurred_fixed = (_flatten(image) for image in (moving, fixed))
-    best = Alignment(np.eye(3), score(blurred_moving, blurred_fixed, np.eye(3)))
+    best = Alignment(np.eye(3), score(blurred_moving, blurred_fixed, np.eye(3), known))
     for candidate in _candidates(blurred_moving, blurred_fixed):
-        refined = refine(blurred_moving, blurred_fixed, candidate)
+        refined = refine(blurred_moving, blurred_fixed, candidate, known)
         if refined.score > best.score + _SIMPLER:
             best = refined
         if best.score > SURE:
@@ -236,7 +246,7 @@ def _best_shift(moving: Gray, size: tuple[int, ...], spectrum: np.ndarray, aroun
     return (float(surface[y, x]) / norm if norm > 0 else 0.0), shift(dy, dx) @ around
 
 
-def refine(moving: Gray, fixed: Gray, start: Matrix) -> Alignment:
+def refine(moving: Gray, fixed: Gray, start: Matrix, known: Known = None) -> Alignment:
     """Refine a transform by ECC, coarse to fine; return the simplest of start, similarity and affine that scores best.
 
     ECC is free to shear where a picture has no structure; a similarity fitted to its answer where there is some is
@@ -255,9 +265,9 @@ def refine(moving: Gray, fixed: Gray, start: Matrix) -> Alignment:
         if not _is_plausible(inverse):
             break
         matrix = np.linalg.inv(up_f) @ np.linalg.inv(inverse) @ up_m
-    best = Alignment(start, score(moving, fixed, start))
+    best = Alignment(start, score(moving, fixed, start, known))
     for candidate in (_nearest_similarity(matrix, moving), matrix):
-        value = score(moving, fixed, candidate)
+        value = score(moving, fixed, candidate, known)
         if value > best.score + _SIMPLER:
             best = Alignment(candidate, value)
     return best

@@ -150,6 +150,18 @@ def test_a_template_of_another_size_is_resized_when_asked() -> None:
     np.testing.assert_allclose(found.template_to_sample, half, atol=0.2)
 
 
+def test_a_part_of_which_more_than_half_is_missing_is_judged_by_the_rest() -> None:
+    template = board()
+    sample = damaged(template)[0].astype(np.float32)
+    whole = fiducial.inspect(sample, template)
+    sample[:, round(0.38 * SIZE[1]) :] = np.nan
+    found = fiducial.inspect(sample, template)
+    assert found.alignment_score > 0.9
+    assert found.verdict != "refused"
+    assert 0.3 < found.coverage < 0.4
+    assert whole.verdict == "bad"
+
+
 def test_a_few_glaring_pixels_are_a_defect_and_no_reason_to_refuse(rng: np.random.Generator) -> None:
     template = 1000 + 1.5 * board() + rng.normal(0, 10, SIZE)
     sample = template + rng.normal(0, 10, SIZE)

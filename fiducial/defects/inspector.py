@@ -89,8 +89,11 @@ class _Normalized:
         return np.where(np.isfinite(gray), np.clip(gray, *DRAWN_IN), np.nan).astype(np.float32)
 
     def reduced(self, longest_px: int) -> tuple[Float32[np.ndarray, "h w"], Matrix]:
-        """Return the whole image, normalized, no side above `longest_px`, and the transform from full to reduced pixels."""
-        gray = read_reduced(self.image, longest_px, undefined=self.zero)
+        """Return the whole image, normalized, no side above `longest_px`, and the transform from full to reduced pixels.
+
+        What has no value is NaN.
+        """
+        gray = read_reduced(self.image, longest_px, undefined=np.nan)
         normalized = np.clip((gray - self.zero) / (self.one - self.zero), *DRAWN_IN).astype(np.float32)
         return normalized, resize_transform(self.image.size, (gray.shape[0], gray.shape[1]))
 
@@ -196,7 +199,9 @@ def _normalized(image: Image, *, invert: bool) -> _Normalized:
 def align_template(good: _Normalized, seen: _Normalized) -> geometry.Alignment:
     """Estimate the transform from template to sample on reduced images, and return it between the full ones."""
     (moving, down_m), (fixed, down_f) = (image.reduced(ALIGN_PX) for image in (good, seen))
-    found = geometry.align(moving, fixed)
+    known = np.isfinite(fixed)
+    moving, fixed = (np.nan_to_num(image, nan=0.5) for image in (moving, fixed))
+    found = geometry.align(moving, fixed, None if known.all() else known)
     return replace(found, moving_to_fixed=np.linalg.inv(down_f) @ found.moving_to_fixed @ down_m)
 
 
