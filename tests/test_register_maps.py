@@ -1,15 +1,17 @@
-"""`register` where the files state a map: it begins there, whatever their pixels, and says by how much they are off."""
+"""Maps that files state: `register` begins there and says by how much they are off, and the mask of `inspect` lies there."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from test_api import board, damaged
 from test_register import SIZE, fixed_image, off_px, scene, seen, sensor
 from typed import run
 
 import fiducial
 from fiducial.coords import Matrix, shift, to_corner_frame
+from fiducial.formats.defects import defects_from_json
 
 WORLD = np.array([[10.0, 0, 500_000], [0, -10, 3_780_000], [0, 0, 1]])
 
@@ -84,3 +86,18 @@ def test_an_image_too_small_for_a_search_of_the_whole_gets_a_hint() -> None:
     found = fiducial.register(scene("astronaut", (60, 70)), large, turn_deg=0.0, scale=1.0)
     assert not found.accepted
     assert found.moving_to_fixed is not None or "fiducial locate" in found.reason
+
+
+def test_the_mask_of_a_sample_on_a_map_lies_there(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="extra `geo` is not installed")
+    template = board()
+    geotiff(tmp_path / "sample.tif", damaged(template)[0], WORLD)
+    cv2.imwrite(str(tmp_path / "template.png"), template)
+    assert run("inspect", tmp_path / "sample.tif", "-t", tmp_path / "template.png", "-o", tmp_path / "o")[0] == 0
+    record = defects_from_json(tmp_path / "o" / "sample" / "defects.json")
+    with rasterio.open(tmp_path / "o" / "sample" / "mask.tif") as file:
+        assert file.crs.to_epsg() == 32611
+        assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
+        assert (file.count, file.dtypes, file.nodata) == (1, ("uint8",), 0)
+        np.testing.assert_array_equal(file.read(1), record.mask)
+    assert record.mask.any()
