@@ -41,7 +41,7 @@ def choose_pairs(sample: Path | None, samples: Path | None, pairs: Path | None, 
     if samples is not None:
         return [{"sample": own, "template": good} for own, good in pairs_from_folder(samples, template)]
     assert sample is not None
-    return [{"sample": sample, "template": template}]
+    return [{"sample": sample, "template": template_of(sample, template) if template.is_dir() else template}]
 
 
 def pairs_from_folder(samples: Path, template: Path) -> list[tuple[Path, Path]]:
@@ -50,13 +50,24 @@ def pairs_from_folder(samples: Path, template: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: no images, or a sample without a template.
     """
-    found = []
-    for path in choose_images([samples]) if samples.is_dir() else list_images(samples):
-        own = template / path.name if template.is_dir() and not is_omezarr(template) else template
-        if not own.exists():
-            raise InputError(f"expected a template {own}, found none")
-        found.append((path, own))
-    return found
+    paths = choose_images([samples]) if samples.is_dir() else list_images(samples)
+    return [(path, template_of(path, template)) for path in paths]
+
+
+def template_of(sample: Path, template: Path) -> Path:
+    """Return the template of a sample: the one image, or the one in a folder that is called as the sample, whatever its suffix.
+
+    Raises:
+        InputError: there is none.
+    """
+    own = template
+    if template.is_dir() and not is_omezarr(template):
+        own = template / sample.name
+        alike = [] if own.exists() else [path for path in list_images(template) if path.stem == sample.stem]
+        own = alike[0] if alike else own
+    if not own.exists():
+        raise InputError(f"expected a template {own}, found none")
+    return own
 
 
 def pairs_from_csv(path: Path) -> list[Files]:

@@ -69,6 +69,19 @@ def test_a_table_of_pairs_is_followed(boards: Path) -> None:
     assert pd.read_csv(boards / "out" / "summary.csv")["answer"].tolist() == ["good", "bad"]
 
 
+def test_a_folder_of_templates_serves_a_sample_of_any_suffix(boards: Path) -> None:
+    (boards / "goods").mkdir()
+    cv2.imwrite(str(boards / "goods" / "fine.tif"), board())
+    words = ["-t", boards / "goods", "-o", boards / "out"]
+    assert run("inspect", boards / "in" / "fine.png", *words)[0] == 0
+    status, _, error = run("inspect", "--samples", boards / "in", *words)
+    assert status == 2
+    assert "bad board.png, found none" in error
+    cv2.imwrite(str(boards / "goods" / "bad board.tif"), board())
+    assert run("inspect", "--samples", boards / "in", *words)[0] == 0
+    assert pd.read_csv(boards / "out" / "summary.csv")["answer"].tolist() == ["bad", "good"]
+
+
 def test_names_that_look_like_markup_are_printed_as_they_are(boards: Path) -> None:
     (boards / "in" / "fine.png").rename(boards / "in" / "a[b].png")
     assert "a[b]" in run("inspect", boards / "in" / "a[b].png", "-t", boards / "good template.png", "-o", boards / "out")[1]
