@@ -111,7 +111,7 @@ def test_a_refused_pair_has_its_own_status(boards: Path) -> None:
         (["in/fine.png", "-t", "good template.png", "--min-probability", "7"], "between 0 and 1"),
         (["in/fine.png", "-t", "good template.png", "--false-alarms", "nan"], "above 0"),
         (["in/fine.png", "-t", "good template.png", "--device", "tpu"], "device must be"),
-        (["good template.png", "-t", "in"], "expected an image"),
+        (["good template.png", "-t", "in"], "expected a template"),
         (["--pairs", "p.csv", "-t", "good template.png"], "leave --template out"),
     ],
 )
