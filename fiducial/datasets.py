@@ -114,14 +114,17 @@ def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...]
     Raises:
         InputError: neither, a group that no pair belongs to, or no pair is left.
     """
-    found = tuple(read_deeppcb(root) if is_deeppcb(root) else read_pair_folder(root))
-    known = sorted({pair.group for pair in found})
+    known: set[str] = set()
+    pairs: list[InspectionPair] = []
+    for pair in read_deeppcb(root) if is_deeppcb(root) else read_pair_folder(root):
+        known.add(pair.group)
+        if (not groups or pair.group in groups) and pair.group not in but:
+            pairs.append(pair)  # the others are not kept: all of DeepPCB would take gigabytes
     if unknown := [name for name in (*groups, *but) if name not in known]:
-        raise InputError(f"no pair of {root} belongs to {', '.join(unknown)}: its groups are {', '.join(known[:20])}")
-    pairs = tuple(pair for pair in found if (not groups or pair.group in groups) and pair.group not in but)
+        raise InputError(f"no pair of {root} belongs to {', '.join(unknown)}: its groups are {', '.join(sorted(known)[:20])}")
     if not pairs:
         raise InputError(f"no pair of groups {list(groups) or 'any'} but {list(but)} in {root}")
-    return pairs
+    return tuple(pairs)
 
 
 def mask_from_boxes(

@@ -72,7 +72,7 @@ class Match:
 
 def look(image: Gray) -> Look:
     """Return local contrast and the local contrast of the gradient's magnitude."""
-    contrast = _seen(image, _CONTRAST)
+    contrast = local_contrast(image, CONTRAST_PX)
     return Look(contrast, local_contrast(_edges(contrast), CONTRAST_PX))
 
 

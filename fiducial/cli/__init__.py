@@ -19,7 +19,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-calibrate_app = typer.Typer(help="Fit probabilities and budgets of false alarms on images of your own.", no_args_is_help=True)
+calibrate_app = typer.Typer(
+    help="Fit probabilities, or what a budget of false alarms means, on images of your own.", no_args_is_help=True
+)
 train_app = typer.Typer(help="Train a family on your own data.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a family on annotated data.", no_args_is_help=True)
 app.add_typer(calibrate_app, name="calibrate")

@@ -246,8 +246,8 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
     """Return the least and largest side of a box, in pixels of the source, that is to be searched.
 
     Raises:
-        InputError: an image is under 32 px a side, the query over a hundred times as long as wide, or too small or too large
-            in the source at every scale.
+        InputError: an image is under 32 px a side, the query over a hundred times as long as wide, and,
+            as NoRoomError, too small or too large in the source at every scale.
     """
     if min(query.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a query must have at least {SMALLEST_QUERY_PX} px a side, {query.name} has {query.size}")
