@@ -64,7 +64,7 @@ def write_all(names: Sequence[str], out: Path) -> None:
     columns: dict[str, None] = {}
     for name in names:
         with (out / name / "blobs.csv").open(newline="", encoding="utf-8") as file:
-            columns |= dict.fromkeys(next(csv.reader(file)))
+            columns |= dict.fromkeys(next(csv.reader(file), []))
     with whole_file(out / "blobs.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, ["image", *columns], restval="", lineterminator="\n")
         table.writeheader()

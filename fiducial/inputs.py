@@ -16,6 +16,7 @@ from fiducial.images import is_omezarr
 from fiducial.images.limits import readable
 from fiducial.records import InputError
 
+RECORDS = {"blobs.json", "places.json", "defects.json", "registration.json"}  # by one of them a folder of results is known
 TAKEN = ("run.json", "summary.csv", "all.csv", "blobs.csv", "index.html")  # files beside the folders
 
 Files = Mapping[str, Path | tuple[Path, ...]]  # by what they are to the verb: image; sample, template; query, sources
@@ -27,6 +28,11 @@ class Input:
 
     name: str
     files: Files
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [path for files in self.files.values() for path in ((files,) if isinstance(files, Path) else files)]
 
 
 def choose_images(images: Sequence[Path]) -> list[Path]:
@@ -60,8 +66,10 @@ def _matching(pattern: Path) -> list[Path]:
     rest = pattern.parts[at + 1 :] or ("*",)
     found: set[Path] = set()
     for top in glob.glob(str(Path(*pattern.parts[:at]))):
-        for folder, below, _ in os.walk(top):
+        for folder, below, names in os.walk(top):
             below[:] = [name for name in below if not name.startswith(".") and not is_omezarr(Path(folder, name))]
+            if RECORDS & set(names):
+                continue  # what a run wrote of an image is no image to run on
             found.update(_matching(Path(glob.escape(folder), *rest)))
     return sorted(found)
 
@@ -84,3 +92,18 @@ def name_inputs(files: Sequence[Files]) -> tuple[Input, ...]:
         taken.add(name.casefold())
         inputs.append(Input(name, own))
     return tuple(inputs)
+
+
+def check_folders(inputs: Sequence[Input], out: Path) -> None:
+    """Refuse a run into OUT that would clear away what it reads, or write where a file is.
+
+    Raises:
+        InputError: a file of an input lies in the folder of one, or such a folder is a file.
+    """
+    folders = {out.resolve() / job.name for job in inputs}
+    for path in {path for job in inputs for path in job.paths}:
+        if folder := next((own for own in (path.resolve(), *path.resolve().parents) if own in folders), None):
+            raise InputError(f"{path} lies in {folder}, where results would go: choose another --out")
+    for folder in sorted(folders):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise InputError(f"{folder} is a file, where a folder of results would be: choose another --out")

@@ -12,10 +12,9 @@ from pandas.errors import ParserWarning
 from fiducial import runs
 from fiducial.datasets import list_images
 from fiducial.drawing import OVERLAY_PX, draw_defects
-from fiducial.images import MAX_BYTES, from_array, is_omezarr, open_image, read_reduced, write_image
+from fiducial.images import MAX_BYTES, is_omezarr, open_image, read_reduced, write_image
 from fiducial.inputs import Files, Input, choose_images
 from fiducial.records import Defects, Image, InputError
-from fiducial.resampling import write_aligned
 from fiducial.runs import Answer, Outcome, Run
 
 RECORDS = ("defects.csv", "defects.json", "defects.coco.json")
@@ -109,9 +108,7 @@ def write_files(record: Defects, sample: Image, folder: Path) -> None:
     """Write a record as table, JSON, COCO, mask (on the map, if the sample has one) and overlay; a refusal has no mask."""
     for name in RECORDS:
         record.save(folder / name)
-    if record.verdict != "refused" and record.pixel_to_world is not None:
-        write_aligned(from_array(record.mask), sample, np.eye(3), folder / "mask.tif")
-    elif record.verdict != "refused":
+    if record.verdict != "refused":
         record.save(folder / "mask.tif")
     write_image(folder / "overlay.png", np.asarray(draw_defects(record, read_reduced(sample, OVERLAY_PX, undefined=np.nan))))
 

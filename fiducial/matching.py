@@ -23,6 +23,7 @@ ALIKE_IOU = 0.6  # and guesses at places: of two that overlap less, either may c
 _CONTRAST, _EDGES = 0, 1  # fields of a look
 # Which look of the query is compared with which of the source; only contrast may be inverted.
 _CHANNELS = ((_CONTRAST, _CONTRAST), (_EDGES, _EDGES), (_CONTRAST, _EDGES))
+_AT, _BESIDE = 2.0, 4.0  # shifts that are none, and shifts to other places, in pixels
 WORK_PX, FINE_PX = 40, 112  # side of an image while places are compared, and largest while one is refined
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -55,6 +56,8 @@ class Match:
         confidence: of the proposal that it comes from.
         detail: correlation of fine detail alone, once refined. sharpness: by how much the correlation exceeds that at any
             place shifted by more than a few pixels: about 0 on a straight edge, which looks the same along itself.
+        phase: log of the phase correlation at the place over the highest one elsewhere; 0 where that is higher. It counts all
+            frequencies alike, and so knows weak fine structure in strong uneven light.
     """
 
     matrix: Matrix
@@ -63,6 +66,7 @@ class Match:
     channel: int = 0
     detail: float = 0.0
     sharpness: float = 0.0
+    phase: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -211,13 +215,12 @@ def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
         best = best if step is None else best @ step
     now, _ = _agreement(template, rung, best, match.channel)
     best, correlation = (best, now) if now > was else (placed, was)
-    detail, sharpness = _distinctness(template, rung, best, theirs)
     back = np.linalg.inv(rung.from_source) @ best @ query_to_small
-    return Match(back, correlation, match.confidence, match.channel, detail, sharpness)
+    return Match(back, correlation, match.confidence, match.channel, *_distinctness(template, rung, best, theirs))
 
 
-def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tuple[float, float]:
-    """Return the correlation of fine detail at a place, and by how much the place outdoes its neighborhood."""
+def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tuple[float, float, float]:
+    """Return the correlation of fine detail at a place, by how much the place outdoes its neighborhood, and its phase."""
     margin = round(0.2 * min(template.shape))
     seen = _seen(_window(rung.image, matrix, template.shape, margin), theirs)
     fine, there = (cv2.GaussianBlur(image, (0, 0), 1.0) - cv2.GaussianBlur(image, (0, 0), 2.5) for image in (template, seen))
@@ -227,7 +230,20 @@ def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tu
     surface = np.clip(cv2.matchTemplate(window, smooth, cv2.TM_CCOEFF_NORMED), -1, 1)
     y, x = np.mgrid[-margin : margin + 1, -margin : margin + 1]
     away = np.hypot(y, x) > max(3.0, 0.06 * min(template.shape))
-    return (detail if abs(detail) <= 1 else 0.0), float(surface[margin, margin] - surface[away].max())
+    sharpness = float(surface[margin, margin] - surface[away].max())
+    return (detail if abs(detail) <= 1 else 0.0), sharpness, _phase(template, seen[margin:-margin, margin:-margin])
+
+
+def _phase(template: Gray, there: Gray) -> float:
+    """Return the log of the phase correlation of two images at a shift of next to nothing over the highest at any other."""
+    h, w = template.shape
+    taper = cv2.createHanningWindow((w, h), cv2.CV_32F)
+    own, other = (np.fft.rfft2((image - np.average(image, weights=taper)) * taper) for image in (template, there))
+    cross = own * other.conj()
+    surface = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), s=(h, w))
+    apart = np.hypot(*np.meshgrid(h * np.fft.fftfreq(h), w * np.fft.fftfreq(w), indexing="ij"))
+    here, elsewhere = (float(surface[which].max()) for which in (apart < _AT, apart > _BESIDE))
+    return float(np.log(max(here / max(elsewhere, 1e-9), 1.0)))
 
 
 def _agreement(template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tuple[float, float]:

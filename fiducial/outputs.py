@@ -120,8 +120,13 @@ def read_run(folder: Path) -> Run | None:
     Raises:
         InputError: its run.json is damaged.
     """
-    stated = _read_object(folder / "run.json")
     summary = _read_summary(folder / "summary.csv")
+    try:
+        stated = _read_object(folder / "run.json")
+    except InputError:
+        if not _verb_of(summary):
+            return None  # another program's
+        raise
     verb = str(stated.get("verb", "")) if "fiducial" in stated else _verb_of(summary)
     if verb not in KINDS:
         return None
@@ -173,8 +178,11 @@ def read_head(path: Path, rows: int) -> tuple[pd.DataFrame, int]:
 
 
 def find_file(run: Run, path: Path) -> Path | None:
-    """Return where a file of the run's command lies: as it was given, or below a folder that holds the run."""
-    places = [path, *(parent / path for parent in run.folder.resolve().parents)]
+    """Return where a file of the run's command lies: below a folder that holds the run, the nearest first, or as it was given.
+
+    Here, another file may have the name that was given there.
+    """
+    places = [*(parent / path for parent in run.folder.resolve().parents), path]
     return next((place for place in places if place.is_file() or is_omezarr(place)), None)
 
 

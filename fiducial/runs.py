@@ -28,7 +28,7 @@ import torch
 
 from fiducial.images import MAX_BYTES, open_image, write_text
 from fiducial.images.limits import readable
-from fiducial.inputs import Input
+from fiducial.inputs import Input, check_folders
 from fiducial.records import NEGATIVE, Image, InputError
 from fiducial.version import VERSION
 from fiducial.weights import Weights
@@ -121,9 +121,10 @@ def plan(
         command: the words behind `fiducial`.
 
     Raises:
-        InputError: OUT cannot be a folder to write to.
+        InputError: OUT cannot be a folder to write to; a file of the run lies where results would go.
     """
     _check_out(out)
+    check_folders(inputs, out)
     stated = {name: value for name, value in sorted(options.items()) if name not in ("progress", "weights")}
     return Run(
         verb,
@@ -133,7 +134,7 @@ def plan(
         (weights.name, weights.sha256),
         ("fiducial", *map(readable, command)),
         datetime.now(UTC).isoformat(timespec="seconds"),
-        dict(_stamps({path for job in inputs for path in _paths(job)})),
+        dict(_stamps({path for job in inputs for path in job.paths})),
         paired=verb == "locate",
     )
 
@@ -147,6 +148,8 @@ def check_file(out: Path, endings: Sequence[str] = ()) -> None:
         raise InputError(f"expected one of {', '.join(endings)}, got {out.name}")
     if os.path.isdir(out):
         raise InputError(f"expected a file to write, {out} is a folder: name a file in it")
+    if os.path.exists(out) and not os.path.isfile(out):
+        raise InputError(f"expected a file to write, {out} is a device: name a file")
     _check_out(out.parent)
 
 
@@ -154,10 +157,6 @@ def _check_out(out: Path) -> None:
     nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"results need a folder that can be made and written to, {nearest} is none: choose another --out")
-
-
-def _paths(job: Input) -> list[Path]:
-    return [path for files in job.files.values() for path in ((files,) if isinstance(files, Path) else files)]
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -217,9 +216,13 @@ def _holds(outcome: Outcome, job: Input, run: Run, stamps: Mapping[str, Sequence
     return (
         not outcome.failed
         and outcome.files == _named(job)
-        and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(readable, _paths(job)))
-        and all((folder / name).exists() for name in outcome.wrote)
+        and all(tuple(stamps.get(path, ())) == run.stamps.get(path) for path in map(readable, job.paths))
+        and all(_is_whole(folder / name) for name in outcome.wrote)
     )
+
+
+def _is_whole(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _named(job: Input) -> dict[str, str | list[str]]:
@@ -409,7 +412,7 @@ def exit_status(outcomes: Sequence[Outcome]) -> int:
 
 def sharing(run: Run, max_bytes: int = MAX_BYTES) -> Callable[[Path], Image]:
     """Return what opens images; those that several inputs have are decoded once, as far as SHARED_BYTES go."""
-    uses = Counter(path for job in run.inputs for path in set(_paths(job)))
+    uses = Counter(path for job in run.inputs for path in set(job.paths))
     held: dict[Path, Image] = {}
 
     def open_shared(path: Path) -> Image:

@@ -1,6 +1,7 @@
 """The command line writes what it says, speaks plainly, and a folder goes on past bad files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from PIL import Image as PillowImage
 from test_api import board, damaged
 from typed import run
 
 from fiducial import weights
-from fiducial.cli.parts import Errors
+from fiducial.cli.parts import Errors, print_table
 
 FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
 
@@ -193,6 +195,29 @@ def test_training_with_groups_held_out_leaves_calibrated_weights(boards: Path) -
     assert loaded.calibration is not None
     assert loaded.calibration.good_images == 3
     assert loaded.network.config.box_margin_px == 0
+
+
+def test_names_that_the_terminal_has_no_letters_for_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("ünï 图.png", "b.png"):
+        PillowImage.fromarray(np.full((40, 40), 7, np.uint8) + np.eye(40, dtype=np.uint8)).save(tmp_path / "in" / name)
+    words = [sys.executable, "-m", "fiducial", "detect", "in", "-o", "out"]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    shown = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert shown.stderr == b""
+    asked = subprocess.run([*words, "--json"], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert [row["name"] for row in json.loads(asked.stdout.decode("cp1252"))] == ["b", "ünï 图"]
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], cwd=tmp_path, capture_output=True, check=True)
+    assert b"Traceback" not in closed.stderr
+
+
+def test_json_has_every_digit_and_null_for_what_is_undefined(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"name": ["a", "b"], "y_m": [9.815305177074821e-08, np.nan], "n": np.array([3, 4])})
+    for upright in (False, True):
+        print_table(table, Path("out"), as_json=True, upright=upright)
+        first, second = json.loads(capsys.readouterr().out)
+        assert first == {"name": "a", "y_m": 9.815305177074821e-08, "n": 3}
+        assert second["y_m"] is None
 
 
 def test_the_version_is_told() -> None:

@@ -51,3 +51,30 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
                 inputs.choose_images([Path(name) / "closed"])
         finally:
             os.seteuid(me)
+
+
+def test_what_a_run_wrote_of_an_image_is_no_match_of_a_pattern_for_folders_in_folders(folder: Path) -> None:
+    for name in ("in/a.png", "in/res/a/overlay.png", "in/res/a/blobs.json", "in/res/mine.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert {path.name for path in inputs.choose_images([Path("in/**/*.png")])} == {"a.png", "mine.png"}
+
+
+@pytest.mark.parametrize("at", ["out/a/a.png", "out/a/deeper/a.png", "link/a/a.png"])
+def test_a_run_that_would_clear_away_what_it_reads_is_refused(folder: Path, at: str) -> None:
+    (folder / "out").mkdir()
+    (folder / "link").symlink_to(folder / "out")
+    (folder / at).parent.mkdir(parents=True)
+    (folder / at).touch()
+    jobs = inputs.name_inputs([{"image": Path(at)}])
+    with pytest.raises(InputError, match="where results would go: choose another --out"):
+        inputs.check_folders(jobs, Path("out"))
+    inputs.check_folders(jobs, Path("elsewhere"))
+
+
+def test_a_file_where_a_folder_of_results_would_be_is_named_before_the_work(folder: Path) -> None:
+    jobs = inputs.name_inputs([{"image": Path("in/a.png")}, {"image": Path("in/b.png")}])
+    inputs.check_folders(jobs, folder)
+    (folder / "b").touch()
+    with pytest.raises(InputError, match=r"b is a file, where a folder of results would be"):
+        inputs.check_folders(jobs, folder)

@@ -171,3 +171,13 @@ def test_a_side_is_brought_to_size_and_intensities_to_one_range_whatever_their_u
     holes[:9], holes[0, 0] = np.nan, np.inf
     assert not read_with_side(from_array(holes), 90)[:9].any()
     assert with_side(image, (90, 180), 120).shape == (120, 240)
+
+
+def test_weak_fine_structure_in_strong_noise_and_light_speaks_for_the_true_place_alone(rng: np.random.Generator) -> None:
+    source, query, truth = scene()
+    rungs, light = rungs_of(source), cv2.GaussianBlur(rng.random(SIZE, dtype=np.float32), (0, 0), 12.0)
+    exposed = (0.2 * query + 2 * light + 0.01 * rng.standard_normal(SIZE)).astype(np.float32)
+    there = refine(exposed, rungs, Match(truth, 0.0, 0.5))
+    elsewhere = [refine(exposed, rungs, Match(shift(dy, dx) @ truth, 0.0, 0.5)) for dy, dx in ((30, -25), (-28, 12), (6, 40))]
+    assert there.phase > 0.7
+    assert max(match.phase for match in elsewhere) < 0.35

@@ -95,9 +95,11 @@ def test_the_mask_of_a_sample_on_a_map_lies_there(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "template.png"), template)
     assert run("inspect", tmp_path / "sample.tif", "-t", tmp_path / "template.png", "-o", tmp_path / "o")[0] == 0
     record = defects_from_json(tmp_path / "o" / "sample" / "defects.json")
-    with rasterio.open(tmp_path / "o" / "sample" / "mask.tif") as file:
-        assert file.crs.to_epsg() == 32611
-        assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
-        assert (file.count, file.dtypes, file.nodata) == (1, ("uint8",), 0)
-        np.testing.assert_array_equal(file.read(1), record.mask)
+    record.save(tmp_path / "mask.tif")
+    for path in (tmp_path / "o" / "sample" / "mask.tif", tmp_path / "mask.tif"):
+        with rasterio.open(path) as file:
+            assert file.crs.to_epsg() == 32611
+            assert file.transform.almost_equals(rasterio.Affine(10, 0, 499_995, 0, -10, 3_780_005))
+            assert (file.count, file.dtypes, file.nodata) == (1, ("uint8",), 0)
+            np.testing.assert_array_equal(file.read(1), record.mask)
     assert record.mask.any()

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -262,6 +263,21 @@ def test_a_damaged_run_json_is_refused_in_one_line(run: Path, change: dict[str, 
     assert "run.json is damaged" in error
 
 
+def test_another_programs_run_json_is_passed_over(run: Path) -> None:
+    for place, text in (("other", "[]"), ("more", "no JSON"), ("last", '{"verb": "walk"}')):
+        (run.parent / "both" / place).mkdir(parents=True, exist_ok=True)
+        (run.parent / "both" / place / "run.json").write_text(text)
+    shutil.move(run, run.parent / "both" / "run")
+    assert len(page_of(run.parent / "both").named("img")) == 4
+
+
+def test_a_page_that_could_not_be_written_is_refused_in_one_line(run: Path) -> None:
+    for out, why in ((run, "is a folder"), (Path(os.devnull), "is a device")):
+        status, _, error = fiducial("report", run, "-o", out)
+        assert (status, len(error.strip().splitlines())) == (2, 1)
+        assert why in error
+
+
 def test_only_so_many_inputs_are_shown_and_the_page_says_so(run: Path) -> None:
     page = page_of(run, "--most", 1)
     assert "The first 1 of 2 inputs are shown" in page.text
@@ -282,6 +298,20 @@ def test_inputs_are_found_from_another_folder(written: Path, tmp_path: Path, mon
     assert status == 0, error
     monkeypatch.chdir(home / "fresh")
     assert len(page_of(Path("run")).named("img")) == 2
+
+
+def test_a_file_of_the_same_name_that_lies_here_is_not_taken_for_the_runs(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, elsewhere = Path(shutil.copytree(written, tmp_path / "home")), tmp_path / "elsewhere"
+    monkeypatch.chdir(home)
+    assert fiducial("detect", "in/plain.png", "-o", "fresh")[0] == 0
+    (elsewhere / "in").mkdir(parents=True)
+    PillowImage.fromarray(dots(1)[:77]).save(elsewhere / "in" / "plain.png")
+    monkeypatch.chdir(elsewhere)
+    text = page_of(home / "fresh").text
+    assert "130 × 90 px" in text
+    assert "130 × 77 px" not in text
 
 
 @given(

@@ -359,6 +359,9 @@ def test_the_table_of_all_blobs_is_that_of_the_images_and_goes_with_its_run(fold
     own = [pd.read_csv(folder / "out" / str(n) / "blobs.csv", dtype=str).assign(image=str(n)) for n in range(3)]
     joined = pd.concat(own)[["image", *own[2].columns.drop("image")]].reset_index(drop=True)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "out" / "blobs.csv", dtype=str), joined)
+    (folder / "out" / "1" / "blobs.csv").write_bytes(b"")  # as after a power cut
+    assert fiducial_says(*DETECT)[0] == 0
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "out" / "blobs.csv", dtype=str), joined)
     assert fiducial_says(*DETECT, "--min-probability", "2")[0] == 2
     assert (folder / "out" / "blobs.csv").exists()
     with limited_files(3000):

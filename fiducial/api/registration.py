@@ -80,7 +80,8 @@ def register(
         scale: size of a moving pixel in fixed pixels, within 12 %, or its least and largest value. By default it follows from
             the files' georeference or pixel sizes if both state them, and is 0.6 to 1.67 if not.
         turn_deg: largest angle, either way, that is searched for; 0 takes the images as upright.
-        use_map: where both files are georeferenced, begin where they say; False searches as if they were not.
+        use_map: where both files are georeferenced, begin where they say, whatever `scale` and `turn_deg`; False searches as if
+            they were not.
         min_probability: least calibrated probability that the mean error is under 5 px at which the answer is accepted.
         false_alarms: instead of `min_probability`, how often a pair of images of different scenes may be accepted, on average:
             above 0, at most 1.

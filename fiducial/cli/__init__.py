@@ -1,5 +1,6 @@
 """The command line: parse, call, write. Heavy imports wait until a command needs them."""
 
+import io
 import logging
 import multiprocessing
 import os
@@ -57,6 +58,9 @@ def main() -> None:
     """Run the command line."""
     for name in ("tifffile", "rasterio"):  # what they note of a damaged file is said in the one line that refuses it
         logging.getLogger(name).addHandler(logging.NullHandler())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal has no letters for is no reason to stop
     try:
         app()
     except SystemExit as end:
@@ -75,6 +79,7 @@ def _leave(status: object) -> None:
     if type(status) is not int or multiprocessing.active_children():
         return
     with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed when the process began
+                stream.flush()
         os._exit(status)

@@ -29,7 +29,7 @@ def evaluate_blobs(
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_blobs_on(data, api.check_detection(weights, device, 0.5, None)[1], bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    print_table(table.T.reset_index(), out, as_json=as_json)
+    print_table(table, out, as_json=as_json, upright=True)
 
 
 def evaluate_places(
@@ -54,7 +54,7 @@ def evaluate_places(
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_places_on(data, api.load_locator(weights, device)[1], cases, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    print_table(table.T.reset_index(), out, as_json=as_json)
+    print_table(table, out, as_json=as_json, upright=True)
 
 
 def evaluate_defects(
@@ -79,7 +79,7 @@ def evaluate_defects(
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_defects_on(data, groups, weights, device, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    print_table(table.T.reset_index(), out, as_json=as_json)
+    print_table(table, out, as_json=as_json, upright=True)
 
 
 def evaluate_keypoints(
@@ -104,4 +104,4 @@ def evaluate_keypoints(
         with Bar("evaluating", hidden=as_json) as bar:
             table = evaluate_keypoints_on(data, api.load_registrar(weights, device)[1], cases, bar.jobs)
         write_text(out, table.to_csv(index=False, lineterminator="\n"))
-    print_table(table.T.reset_index(), out, as_json=as_json)
+    print_table(table, out, as_json=as_json, upright=True)

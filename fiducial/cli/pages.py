@@ -29,9 +29,11 @@ def report(
         from fiducial.images import write_text  # noqa: PLC0415
         from fiducial.outputs import find_runs  # noqa: PLC0415
         from fiducial.report import report_page  # noqa: PLC0415
+        from fiducial.runs import check_file  # noqa: PLC0415
 
-        runs = find_runs(folder)
-        name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Fiducial'}: {folder.resolve().name}"
         page = out if out is not None else folder / "index.html"
+        runs = find_runs(folder)
+        check_file(page)
+        name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Fiducial'}: {folder.resolve().name}"
         write_text(page, report_page(runs, name, folder, most))
     typer.echo(f"{page}: {len(runs)} run{'s' * (len(runs) != 1)}, {sum(len(run.inputs) for run in runs)} inputs")

@@ -1,5 +1,7 @@
 """What the commands share: options, one line for an error or an interrupt, a progress bar, a table."""
 
+import json
+import math
 import signal
 import sys
 import threading
@@ -158,11 +160,14 @@ def finish(run: "Run", outcomes: "Sequence[Outcome]", *, as_json: bool) -> NoRet
     raise typer.Exit(exit_status(outcomes))
 
 
-def print_table(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN401 (pandas is imported late)
-    """Print a table, as JSON records or for people."""
+def print_table(table: Any, out: Path, *, as_json: bool, upright: bool = False) -> None:  # noqa: ANN401 (pandas is imported late)
+    """Print a table: as JSON records, one a row, or for people, its columns below one another if it is `upright`."""
     if as_json:
-        typer.echo(table.to_json(orient="records", force_ascii=False, indent=1))
+        records = [{name: _value(value) for name, value in row.items()} for row in table.to_dict("records")]
+        readable_by_all = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+        typer.echo(json.dumps(records, ensure_ascii=readable_by_all, allow_nan=False, indent=1))
         return
+    table = table.T.reset_index() if upright else table
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -177,10 +182,16 @@ def print_table(table: Any, out: Path, *, as_json: bool) -> None:  # noqa: ANN40
     )
     for row in short.itertuples(index=False):
         shown.add_row(*("" if value is None or value != value else escape(_text(value)) for value in row))  # noqa: PLR0124 (NaN)
-    Console().print(shown)
+    Console(emoji=False).print(shown)
     for row in table.itertuples(index=False):
         if getattr(row, "why", ""):
             typer.echo(f"{row.name}: {row.why}")
+
+
+def _value(value: object) -> object:
+    """Return a cell as JSON can hold it, with all its digits; None for what is undefined."""
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _text(value: object) -> str:

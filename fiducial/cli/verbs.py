@@ -156,10 +156,15 @@ def register(
     device: Device = "auto",
     model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
     scale: Annotated[
-        float | None, typer.Option(help="Size of a moving pixel in fixed ones; as the files state, or 0.6 to 1.67.")
+        float | None,
+        typer.Option(help="Size of a moving pixel in fixed ones; as the files state, or 0.6 to 1.67."),
     ] = None,
-    turn_deg: Annotated[float, typer.Option(help="Largest angle, either way, that is searched for.")] = 180.0,
-    use_map: Annotated[bool, typer.Option("--map/--no-map", help="Begin where the files' georeferences say.")] = True,
+    turn_deg: Annotated[
+        float, typer.Option(help="Largest angle, either way, that is searched for.")
+    ] = 180.0,
+    use_map: Annotated[
+        bool, typer.Option("--map/--no-map", help="Begin where both files' maps say, whatever --scale and --turn-deg.")
+    ] = True,
     min_probability: Annotated[float, typer.Option(help="Least probability, of a mean error under 5 px, to accept.")] = 0.5,
     false_alarms: Annotated[
         float | None, typer.Option(help="Instead: how often a pair of different scenes may be accepted, on average.")

@@ -34,12 +34,13 @@ from fiducial.formats.parts import (
 from fiducial.images import from_array, write_image, write_json, write_omezarr, write_text
 from fiducial.records import Defects, InputError
 from fiducial.regions import classes_of, from_run_lengths, run_lengths_of, window_run_lengths
+from fiducial.resampling import write_aligned
 
 FORMATS = (".csv", ".json", ".coco.json", ".tif", ".tiff", ".ome.zarr", ".png")
 
 
 def save_defects(record: Defects, path: Path) -> None:
-    """Write a record in the format that the suffix names.
+    """Write a record in the format that the suffix names; the mask as GeoTIFF where the sample lies on a map.
 
     Raises:
         InputError: an unknown suffix; the mask of a refused inspection, which would look like that of a good sample.
@@ -53,6 +54,9 @@ def save_defects(record: Defects, path: Path) -> None:
         write_json(path, defects_to_json(record))
     elif name.endswith(".csv"):
         write_text(path, table_with_answer(record, defects_to_frame(record)))
+    elif name.endswith((".tif", ".tiff")) and record.pixel_to_world is not None:
+        placed = replace(from_array(record.mask), name=record.sample, crs=record.crs, pixel_to_world=record.pixel_to_world)
+        write_aligned(placed, placed, np.eye(3), path)
     elif name.endswith((".tif", ".tiff")):
         write_image(path, record.mask, record.pixel_size, record.unit or "µm")
     elif name.endswith(".zarr"):

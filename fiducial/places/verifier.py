@@ -35,7 +35,7 @@ REFINED = 12  # how many places are refined
 CLOSER = 3  # times as many are looked at closer before
 FEW, APART = 8, 0.5  # places; their octaves from quartile to quartile: below, chance is taken for the same at all scales
 UNKNOWN = 0.3, 0.1  # correlation of a wrong place and its deviation, where there is none to learn them from
-EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness")
+EVIDENCE = ("correlation", "prominence", "confidence", "size", "detail", "sharpness", "phase")
 _SLACK = 1.08  # by which a place may be smaller or larger than asked for: an estimate errs, and lines of a scan drift
 
 Gray = Float32[np.ndarray, "_ _"]
@@ -154,6 +154,7 @@ def _evidence(match: Match, chance: Chance, side: int) -> list[float]:
         float(np.log2(side * match.scale)),
         match.detail,
         match.sharpness,
+        match.phase,
     ]
 
 
