@@ -292,7 +292,7 @@ def _outcome(run: Run, job: Input, ask: Callable[[Input], Answer], files: Sequen
         with writing(folder):
             _clear(folder, files)
         said = readable(said_of(error))
-        return Outcome(job.name, _named(job), 0.0, "error", said, failed=[said])
+        return Outcome(job.name, _named(job), round(perf_counter() - start, 3), "error", said, failed=[said])
     return Outcome(
         job.name,
         _named(job),

@@ -21,6 +21,7 @@ from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize
 from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.layers import fold_norms
 from fiducial.matching import CONTRAST_PX, Look, Match, Rung, look, read_with_side, with_side
+from fiducial.places.banner import without_banner
 from fiducial.places.network import FTFY
 from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
 from fiducial.places.sweep import STEP, Grid, Sweep
@@ -63,11 +64,11 @@ class Guesses(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """Places of a query, the evidence for each (columns as EVIDENCE), and the least and largest side that was searched."""
+    """Places of a query, the evidence for each (columns as EVIDENCE), and the least and largest scale that was searched."""
 
     matches: list[Match]
     evidence: Float64[np.ndarray, "n k"]
-    sides: tuple[float, float]
+    scales: tuple[float, float]
 
 
 class PlaceLocator:
@@ -97,7 +98,6 @@ class PlaceLocator:
         """
         answer = self.candidates(query, source, scales, progress, max(CERTAIN, min_probability))
         matches, score = answer.matches, self.probability(answer.evidence)
-        searched = (answer.sides[0] / min(query.size), answer.sides[1] / min(query.size))
         order = np.argsort(-score, kind="stable")[:most]
         score, matrices = score[order], np.array([matches[i].matrix for i in order.tolist()]).reshape(-1, 3, 3)
         frame = corners_yx(query.size)
@@ -110,12 +110,12 @@ class PlaceLocator:
             query_to_source=matrices,
             correlation=np.array([matches[i].correlation for i in order.tolist()], dtype=np.float64),
             found=found,
-            reason="" if found else f"{doubt} (searched: scales from {searched[0]:.3g} to {searched[1]:.3g})",
+            reason="" if found else f"{doubt} (searched: scales from {answer.scales[0]:.3g} to {answer.scales[1]:.3g})",
             query=query.name,
             source=source.name,
             query_size=query.size,
             source_size=source.size,
-            scales=searched,
+            scales=answer.scales,
             pixel_size=source.pixel_size,
             unit=source.unit,
             crs=source.crs,
@@ -134,9 +134,10 @@ class PlaceLocator:
         """Propose, verify and refine; return the places apart from each other and the evidence for each.
 
         The finest rung, where the smallest boxes are sought, costs most. It is left out where the others hold a place whose
-        probability exceeds `enough`; the answer's sides say so, and beside that place only those that correlate nearly as
-        well are refined. Raises as `locate`.
+        probability exceeds `enough`; the answer's scales say so, and beside that place only those that correlate nearly as
+        well are refined. Banners are left out. Raises as `locate`.
         """
+        (query, own_row), (source, row) = without_banner(query), without_banner(source)
         sides = sides_to_search(query, source, scales)
         view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
@@ -158,8 +159,9 @@ class PlaceLocator:
             likely, followed = choose(parts, sides)
             matches, evidence = verifier.verify(likely, sides, followed=followed)
         steps.reach(steps.total)
-        to_view = resize_transform(query.size, (view.shape[0], view.shape[1]))
-        return Answer([replace(match, matrix=match.matrix @ to_view) for match in matches], evidence, sides)
+        to_view = resize_transform(query.size, (view.shape[0], view.shape[1])) @ shift(-own_row, 0)
+        placed = [replace(match, matrix=shift(row, 0) @ match.matrix @ to_view) for match in matches]
+        return Answer(placed, evidence, (sides[0] / min(query.size), sides[1] / min(query.size)))
 
     def probability(self, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
         """Return the probability of each place; without a calibration, the correlation stands in."""
