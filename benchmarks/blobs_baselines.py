@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float64, Int, Int64
-from result_files import bounds, mean_bounds
+from result_files import bounds, share_bounds
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.feature import blob_dog, blob_doh, blob_log, hessian_matrix_det, peak_local_max
@@ -103,7 +103,7 @@ def measure_detector(detector: BlobDetector, images: Sequence[CrowdImage]) -> li
 
 
 def crowd_bounds(judged: Sequence[Judged]) -> dict[str, float]:
-    """Return the intervals of F1, of the share of neighbors both found, and of counts within theirs, over images."""
+    """Return the intervals of F1 and of the share of neighbors both found, over images, and of the share of counts covered."""
     counts = np.array([[j.counts.true_positive, j.counts.false_positive, j.counts.false_negative] for j in judged])
     pairs = [metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius) for j in judged]
     both = np.array([[(j.partner[p] >= 0).all(axis=1).sum(), len(p)] for j, p in zip(judged, pairs, strict=True)])
@@ -117,7 +117,7 @@ def crowd_bounds(judged: Sequence[Judged]) -> dict[str, float]:
 
     covered = [j.found.interval[0] <= len(j.crowd) <= j.found.interval[1] for j in judged if j.found.interval is not None]
     out = bounds("f1", len(judged), f1) | bounds("adjacent", len(judged), adjacent)
-    return out | mean_bounds("count_covered", covered)
+    return out | share_bounds("count_covered", covered)
 
 
 def measure_method(method: Method, images: Sequence[CrowdImage]) -> tuple[Setting, list[Judged]]:

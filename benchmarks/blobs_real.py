@@ -10,10 +10,10 @@ threshold, range of sizes, and whether blobs are bright or dark (benchmarks/blob
 A finding counts if it lies within max(2 px, r / 2) of a blob's center, one to one. `adjacent` is the share of pairs of
 neighbors of which both are found; `radius_error` the mean of |log(found / true)|; `count_error` the median of
 |found - true| / true; `count_covered` the share of images whose count lies in the stated interval. `seconds` are the median of
-an image, from pixels to answer; `time_ratio` is over LoG's on the same kind. Intervals are bootstrapped over images. Writes
-blobs_real.csv; reliability_blobs.csv, of all candidates, also those too improbable to be reported; and blobs_speed.csv: crops
-of 512 × 512 px, beside blob_log with its defaults. scikit-image uses one thread. Times are wall clock; run it while nothing
-else runs.
+an image, from pixels to answer; `time_ratio` is over LoG's on the same kind. Intervals are bootstrapped over images, that of
+`count_covered` is Wilson's. Writes blobs_real.csv; reliability_blobs.csv, of all candidates, also those too improbable to be
+reported; and blobs_speed.csv: crops of 512 × 512 px, beside blob_log with its defaults. scikit-image uses one thread. Times are
+wall clock; run it while nothing else runs.
 """
 
 import sys

@@ -13,7 +13,7 @@ one's.
 The error is the mean distance between where the transform found and the true one put the points of a grid over the common area,
 in pixels of the fixed image. `under_5`, `under_10`: shares of all present cases, accepted or not (without a transform: not
 under); `accepted_under_5`, `accepted_under_10`: of the accepted ones. `accepted_over_20` and `absent_accepted` are counts. SIFT
-and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are bootstrapped over pairs.
+and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are Wilson's.
 reliability_keypoints.csv is of our answer to each pair, present or absent: true is a mean error under 5 px, and under 10 px,
 as the probability allows 5 px for the pairs themselves (recipes/keypoints_slim_calibrate.py).
 
@@ -31,7 +31,7 @@ import pandas as pd
 from keypoints_baselines import Answer, Picture, register_orb, register_sift
 from options import options, read_options
 from reliability import reliability_table
-from result_files import mean_bounds, write_result
+from result_files import share_bounds, write_result
 
 from fiducial import api
 from fiducial.datasets import AlignedPair, read_aligned
@@ -97,8 +97,8 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
         sure, stated = present[present.accepted], own[own.score.notna()]
         row = {"set": name, "method": method, "cases": len(present), "absent": len(absent)}
         row |= {"under_5": (present.error_px < GOOD_PX).mean(), "under_10": (present.error_px < FAIR_PX).mean()}
-        row |= mean_bounds("under_5", present.error_px < GOOD_PX) | mean_bounds("under_10", present.error_px < FAIR_PX)
-        row |= {"accepted": present.accepted.mean(), **mean_bounds("accepted", present.accepted)}
+        row |= share_bounds("under_5", present.error_px < GOOD_PX) | share_bounds("under_10", present.error_px < FAIR_PX)
+        row |= {"accepted": present.accepted.mean(), **share_bounds("accepted", present.accepted)}
         row |= {"accepted_under_5": (sure.error_px < GOOD_PX).mean(), "accepted_under_10": (sure.error_px < FAIR_PX).mean()}
         row |= {"accepted_over_20": int((sure.error_px > WRONG_PX).sum()), "absent_accepted": int(absent.accepted.sum())}
         score, error_px = stated.score.to_numpy(dtype=np.float64), stated.error_px.to_numpy(dtype=np.float64)

@@ -8,7 +8,7 @@ third query absent. The triplet database is told the true scale of the query, th
 only upright queries. `paper_k1` and `paper_k5` are the triplet's accuracy on upright queries by the paper's own criterion (one
 of the K nearest patches is one of the K that overlap the truth best), beside IoU above 0.7 as for the others.
 
-Intervals are bootstrapped over cases, those of accuracy by factor and look are Wilson's. reliability_places.csv is of the best
+Intervals of accuracy are Wilson's, the others are bootstrapped over cases. reliability_places.csv is of the best
 answer to each query, present or absent, of our method.
 
 Times are wall clock; run it while nothing else runs.
@@ -23,7 +23,6 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
 from options import options, read_options
 from places_baselines import TripletDatabase, correlate_over_scales, sift_ransac
 from reliability import reliability_table
@@ -136,18 +135,10 @@ def place_bounds(own: pd.DataFrame) -> dict[str, float]:
     present, upright = own.present.to_numpy(bool), own.upright.to_numpy(bool)
     score = own.score.to_numpy(float)
 
-    def accuracy(of: np.ndarray, k: int) -> dict[str, float]:
-        right = own[f"right_{k}"].to_numpy(float)
-        name = f"{'upright' if of is upright else 'turned'}_k{k}"
-        there = present & of
-
-        def share(chosen: Int64[np.ndarray, " n"]) -> float:
-            seen = chosen[there[chosen]]
-            return float(right[seen].mean()) if len(seen) else np.nan
-
-        return bounds(name, len(own), share)
-
-    out = {name: value for of in (upright, ~upright) for k in (1, 5) for name, value in accuracy(of, k).items()}
+    out: dict[str, float] = {}
+    for name, of in (("upright", upright), ("turned", ~upright)):
+        for k in (1, 5):
+            out |= share_bounds(f"{name}_k{k}", own[f"right_{k}"].to_numpy(bool)[present & of])
     for name, judge in (("auroc", auroc), ("absent_accepted", false_accept_rate)):
         out |= bounds(name, len(own), lambda i, judge=judge: judge(score[i][present[i]], score[i][~present[i]]))
     return out

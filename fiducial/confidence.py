@@ -13,6 +13,7 @@ from fiducial.records import InputError
 
 KEEP_ALARMS = 2000  # probabilities of false alarms that a file of weights holds at most
 _Z95 = 1.959964  # of the normal distribution
+_LEAST_VARIANCE = 0.1  # of the number of blobs where any are seen: no probability is right to the last digit
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,10 @@ def count_interval(probability: Float64[np.ndarray, " n"], inflation: float, spr
     """Return the least and the largest number of blobs with 95 % confidence.
 
     The number is taken as normal about the sum of the probabilities; its variance is `inflation` times that of as many tosses
-    of a coin, and the square of `spread` times the sum.
+    of a coin, at least 0.1 unless nothing at all is seen, and the square of `spread` times the sum.
     """
     expected, variance = float(probability.sum()), float((probability * (1 - probability)).sum())
+    variance = max(variance, _LEAST_VARIANCE) if expected > 0 else 0.0
     deviation = float(np.sqrt(inflation * variance + (spread * expected) ** 2))
     low, high = expected - _Z95 * deviation, expected + _Z95 * deviation
     return max(0, int(np.floor(low + 1e-9))), int(np.ceil(high - 1e-9))
@@ -212,9 +214,9 @@ def fit_counts(
     """
     if not len(counts):
         return 1.0, 0.0
-    best = (np.inf, 1.0, 0.0)
+    variances, best = np.maximum(variances, _LEAST_VARIANCE), (np.inf, 1.0, 0.0)
     for spread in np.linspace(0, 1, 51).tolist():
-        needed = (np.square((counts - sums) / _Z95) - np.square(spread * sums)) / np.maximum(variances, 0.1)
+        needed = (np.square((counts - sums) / _Z95) - np.square(spread * sums)) / variances
         inflation = max(1.0, float(np.quantile(needed, 0.95, method="higher")))
         width = float(np.log(np.sqrt(inflation * variances + np.square(spread * sums)) + 1.0).mean())
         best = min(best, (width, inflation, spread))

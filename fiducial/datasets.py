@@ -12,13 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int, Int32, Shaped, UInt8
-from PIL import Image as PillowImage
+import tifffile
+from jaxtyping import Float16, Float32, Float64, Int, Int32, Shaped, UInt8
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from scipy.spatial import cKDTree
 
-from fiducial.coords import pixel_edges_to_yx, yx_to_pixel_edges
+from fiducial.coords import corners_yx, pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.crowds import Crowd, crowd_of_labels, disks
 from fiducial.images import as_image, intensity_range, is_omezarr, open_image, to_gray
 from fiducial.images.limits import decoding, first_bytes
@@ -31,11 +30,18 @@ DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 
 MOST_CLASSES = 200  # in a mask of 8 bits, below the value that stands for "unknown"
 
+DRAWN_IN = -1.0, 2.0  # intensities, where 0 and 1 are the 1st and 99th percentile, beyond which `inspect` tells nothing apart
+
 BOX_MARGIN_PX = 10.0  # median by which DeepPCB's boxes exceed the masks derived from them
+
+Stated = tuple[int | None, int | None]  # height and width of an image, None where a file does not state them
 
 _ALSO_POINTS = {"y_px": "y", "x_px": "x", "radius_px": "radius", "axis-0": "y", "axis-1": "x"}  # other names of columns
 _GROW_PX = 2  # how far a derived mask may leave its box
 _SMALLEST_PX = 12  # and the area under which a part of it is edge jitter
+
+
+Gray = UInt8[np.ndarray, "h w"] | Float16[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class InspectionPair:
 
     Attributes:
         name: unique within the dataset. group: boards of one design share it; splits go by group.
+        sample, template: of DeepPCB in 8 bits; of a folder in float16, 0 and 255 at the 1st and the 99th percentile, and as far
+            again to both sides, as `inspect` sees them.
         mask: classes from 1, 0 for background, on the grid of both images.
         number: of the annotated defect, from 1, that each pixel of the mask belongs to; fragments of one share it.
         boxes_yxyx: the annotators' boxes in the house frame; label: their classes from 1.
@@ -51,8 +59,8 @@ class InspectionPair:
 
     name: str
     group: str
-    sample: UInt8[np.ndarray, "h w"]
-    template: UInt8[np.ndarray, "h w"]
+    sample: Gray
+    template: Gray
     mask: UInt8[np.ndarray, "h w"]
     number: Int32[np.ndarray, "h w"]
     boxes_yxyx: Float64[np.ndarray, "n 4"]
@@ -159,32 +167,34 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
     """Yield the pairs of a folder with `samples/`, `templates/` and `masks/` that share file names.
 
     A mask holds 0 for background and classes from 1. A single file in `templates/` serves all samples. The group of a
-    pair is its name up to the first underscore.
+    pair is its name up to the first underscore. A region's class is that of most of its pixels.
 
     Raises:
-        InputError: a folder, template or mask is missing, or sizes differ.
+        InputError: a folder, template or mask is missing, sizes differ, or a mask does not hold classes.
     """
     templates = list_images(root / "templates")
     for path in list_images(root / "samples"):
-        sample = _read_normalized(path)
-        template = _read_normalized(templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, ""))
-        mask = _read_labels(_existing(root / "masks" / path.stem, "", MASK_SUFFIXES))
+        good = templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, "")
+        sample, template = ((255 * _read_normalized(own)).astype(np.float16) for own in (path, good))
+        mask = _read_classes(_existing(root / "masks" / path.stem, "", MASK_SUFFIXES))
         if not sample.shape == template.shape == mask.shape:
             raise InputError(f"{path.name}: sample, template and mask must have one size, got "
                              f"{sample.shape}, {template.shape}, {mask.shape}")  # fmt: skip
         regions = label_regions(mask > 0)
-        label = np.array([mask[regions.window(i)][regions.pixels(i)].max() for i in range(len(regions.area_px))], np.int64)
+        own = (mask[regions.window(i)][regions.pixels(i)] for i in range(len(regions.area_px)))
+        label = np.array([np.bincount(kinds).argmax() for kinds in own], np.int64)
         group = path.stem.split("_")[0]
         yield InspectionPair(path.stem, group, sample, template, mask, regions.number, regions.boxes_yxyx, label)
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, and the folders that hold OME-Zarr, sorted by name.
+    """Return the image files of a folder, and the folders that hold OME-Zarr, sorted by name; none that begin with a dot.
 
     Raises:
         InputError: there is no such folder or it holds no image.
     """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
+    found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
         raise InputError(f"expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none in {folder}")
     return found
@@ -232,7 +242,8 @@ def _read_aligned(path: Path, partners: Path) -> AlignedPair:
 
 def _read_texture(path: Path) -> UInt8[np.ndarray, "h w"]:
     image = open_image(path)
-    return to_gray(image.read(), image.name).round().astype(np.uint8) if image.dtype == np.uint8 else _read_normalized(path)
+    gray = to_gray(image.read(), image.name) if image.dtype == np.uint8 else 255 * _read_normalized(path)
+    return np.clip(gray, 0, 255).round().astype(np.uint8)
 
 
 def _shrink(image: UInt8[np.ndarray, "h w"], longest_px: int) -> UInt8[np.ndarray, "i j"]:
@@ -249,19 +260,41 @@ def _existing(stem: Path, ending: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXE
     raise InputError(f"expected an image {stem.name}{ending} ({', '.join(suffixes)}) in {stem.parent}, found none")
 
 
-def _read_normalized(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Read an image as inspection sees it, in 256 steps from its 1st to its 99th percentile."""
+def _read_normalized(path: Path) -> Float32[np.ndarray, "h w"]:
+    """Read an image as inspection sees it, from 0 at its 1st to 1 at its 99th percentile; what has no value is 0."""
     image = open_image(path)
     low, high = intensity_range(image)
-    gray = np.nan_to_num(to_gray(image.read(), image.name), nan=low)
-    return np.clip((gray - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    gray = (to_gray(image.read(), image.name) - low) / (high - low)
+    return np.where(np.isfinite(gray), np.clip(gray, *DRAWN_IN), 0).astype(np.float32)
 
 
-def _read_labels(path: Path) -> UInt8[np.ndarray, "h w"]:
-    with decoding(path), (PngImageFile if first_bytes(path, 4) == b"\x89PNG" else TiffImageFile)(path) as image:
-        labels = np.asarray(image)  # of a palette image, the indices; opened so, there is no limit to its pixels
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > MOST_CLASSES:
-        raise InputError(f"a mask must hold whole numbers from 0 to {MOST_CLASSES} in one channel, {path} does not")
+def _read_labels(path: Path) -> Shaped[np.ndarray, "h w"]:
+    """Read whole numbers: of a palette image the indices, of one bit 0 and 1, of gray in several channels the gray."""
+    labels = _read_indices(path)
+    labels = open_image(path).read() if labels is None else labels
+    if labels.ndim == 3 and not (labels[..., :3] == labels[..., :1]).all():
+        raise InputError(f"{path} must be a label image with one number per region, it is in color")
+    if labels.dtype.kind not in "bui":
+        raise InputError(f"{path} must hold whole numbers, got {labels.dtype}")
+    return labels[..., 0] if labels.ndim == 3 else labels
+
+
+def _read_indices(path: Path) -> Shaped[np.ndarray, "h w"] | None:
+    """Read the indices of a palette, which ImageJ writes too, and PNG of one bit; None of any other image."""
+    head = first_bytes(path, 26)
+    if head.startswith(b"\x89PNG") and (head[25:] == b"\x03" or head[24:25] == b"\x01"):
+        with decoding(path), PngImageFile(path) as image:
+            return np.asarray(image)
+    if head[:2] in (b"II", b"MM"):
+        with decoding(path), tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].asarray() if tiff.pages[0].photometric == tifffile.PHOTOMETRIC.PALETTE else None
+    return None
+
+
+def _read_classes(path: Path) -> UInt8[np.ndarray, "h w"]:
+    labels = _read_labels(path)
+    if labels.min() < 0 or labels.max() > MOST_CLASSES:
+        raise InputError(f"{path} must hold classes from 0 to {MOST_CLASSES}, got {labels.min()} to {labels.max()}")
     return labels.astype(np.uint8)
 
 
@@ -293,19 +326,20 @@ def read_crowds(root: Path) -> tuple[CrowdImage, ...]:
     `annotations.json`: boxes as COCO writes them.
 
     Raises:
-        InputError: none of these, or an image without its truth.
+        InputError: none of these, an image without its truth, or truth that is not of its image.
     """
     images = list_images(root / "images")
     for folder in ("masks", "segmaps"):
         if (root / folder).is_dir():
             return tuple(_with_labels(path, root / folder) for path in images)
     if (root / "points").is_dir():
-        return tuple(CrowdImage(p.stem, read_color(p), _read_points(root / "points" / f"{p.stem}.csv")) for p in images)
-    if (root / "annotations.json").is_file():
-        boxes = _read_coco(root / "annotations.json")
-        if unknown := [p.name for p in images if p.stem not in boxes]:
-            raise InputError(f"{root / 'annotations.json'} must list every image of images/, it lacks {', '.join(unknown[:5])}")
-        return tuple(CrowdImage(p.stem, read_color(p), boxes[p.stem]) for p in images)
+        tables = [root / "points" / f"{path.stem}.csv" for path in images]
+        return tuple(_beside(path, _read_points(table), table) for path, table in zip(images, tables, strict=True))
+    if (known := root / "annotations.json").is_file():
+        boxes = _read_coco(known)
+        if unknown := [path.name for path in images if path.stem not in boxes]:
+            raise InputError(f"{known} must list every image of images/, it lacks {', '.join(unknown[:5])}")
+        return tuple(_beside(path, boxes[path.stem][0], known, boxes[path.stem][1]) for path in images)
     raise InputError(f"expected masks/, segmaps/, points/ or annotations.json beside images/ in {root}, found none")
 
 
@@ -335,39 +369,39 @@ def read_color(path: Path) -> UInt8[np.ndarray, "h w *c"]:
     return np.clip(scaled * 255, 0, 255).round().astype(np.uint8)
 
 
+def _beside(path: Path, crowd: Crowd, truth: Path, stated: Stated = (None, None)) -> CrowdImage:
+    """Read an image, and put the blobs beside it that a file of truth lists for it, and for the size that the file states."""
+    pixels = read_color(path)
+    size = (pixels.shape[0], pixels.shape[1])
+    if None not in stated and stated != size:
+        raise InputError(f"{truth} states the size {stated} (h, w) for {path.name}, which has {size}")
+    (first, _, last, _), reach = corners_yx(size), crowd.radius[:, None]  # of a blob at the border the center may be outside
+    if (outside := ((crowd.yx < first - reach) | (crowd.yx > last + reach)).any(axis=1)).any():
+        y, x = crowd.yx[outside][0]
+        raise InputError(f"{truth} must list places inside {path.name} of {size} px (h, w), got y={y:g} x={x:g}")
+    return CrowdImage(path.stem, pixels, crowd)
+
+
 def _with_labels(path: Path, folder: Path) -> CrowdImage:
     pixels, found = read_color(path), _existing(folder / path.stem, "", MASK_SUFFIXES)
-    labels = _read_numbers(found)
-    if labels.ndim == 3 and not (labels[..., :3] == labels[..., :1]).all():
-        raise InputError(f"{found} must be a label image with one number per region, it is in color")
-    labels = labels[..., 0] if labels.ndim == 3 else labels
-    if labels.shape != pixels.shape[:2] or labels.dtype.kind not in "bui":
-        got = f"{labels.dtype} of {labels.shape}"
-        raise InputError(f"{found} must hold whole numbers and have its image's size {pixels.shape[:2]}, got {got}")
+    labels = _read_labels(found)
+    if labels.shape != pixels.shape[:2]:
+        raise InputError(f"{found} must have its image's size {pixels.shape[:2]}, got {labels.dtype} of {labels.shape}")
     if labels.any() and (labels[labels != 0] == labels.max()).all():  # a mask of one value: its pieces are the blobs
         labels = cv2.connectedComponents((labels != 0).astype(np.uint8), connectivity=4)[1]
     return CrowdImage(path.stem, pixels, crowd_of_labels(labels.astype(np.int64)))
 
 
-def _read_numbers(path: Path) -> Shaped[np.ndarray, "h w *c"]:
-    """Read label numbers: of a palette image, the indices."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if head.startswith(b"\x89PNG") and head[25:] == b"\x03":
-        with PillowImage.open(path, formats=("PNG",)) as image:
-            return np.asarray(image)
-    return open_image(path).read()
-
-
 def _read_points(path: Path) -> Crowd:
-    """Read centers; blobs without a radius get a third of the median distance to the nearest other one.
-
-    The columns may be named as in a table that `detect` wrote, or as napari names those of its points.
-    """
+    """Read centers, of columns as in `read_crowds`; blobs without a radius get a third of the median distance to others."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as CSV: {str(error).strip()}") from error
+    if "axis-2" in table.columns:
+        raise InputError(f"{path} lists points of a stack (axis-2): save those of one plane, as axis-0 and axis-1")
+    if twice := [f"{name} and {known}" for name, known in _ALSO_POINTS.items() if {name, known} <= set(table.columns)]:
+        raise InputError(f"{path} must state each column once, it has {twice[0]}")
     table = table.rename(columns=_ALSO_POINTS)
     if not {"y", "x"} <= set(table.columns):
         raise InputError(f"{path} must have columns y, x and, if known, radius, got {list(table.columns)}")
@@ -385,20 +419,27 @@ def _read_points(path: Path) -> Crowd:
     return disks(yx, np.full(len(yx), apart / 3))
 
 
-def _read_coco(path: Path) -> dict[str, Crowd]:
-    """Read boxes by the stem of their image's file name; a blob is the ellipse that fills its box."""
+def _read_coco(path: Path) -> dict[str, tuple[Crowd, Stated]]:
+    """Read boxes, and the size stated, by the stem of an image's file name; a blob is the ellipse that fills its box."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-        boxes: dict[str, list[list[float]]] = {stem: [] for stem in stems.values()}
+        images = {image["id"]: (Path(image["file_name"]).stem, image) for image in content["images"]}
+        boxes: dict[object, list[list[float]]] = {number: [] for number in images}
         for annotation in content["annotations"]:
             x, y, wide, tall = (float(v) for v in annotation["bbox"])
             if not (wide > 0 and tall > 0 and np.isfinite([x, y, wide, tall]).all()):
                 raise ValueError(f"a box is x, y, width and height, both above 0, got {annotation['bbox']}")
-            boxes[stems[annotation["image_id"]]].append([x, y, wide, tall])
+            boxes[annotation["image_id"]].append([x, y, wide, tall])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"expected COCO's images and annotations in {path}: {error!r}") from error
-    return {stem: _ellipses(np.array(rows).reshape(-1, 4)) for stem, rows in boxes.items()}
+    stems = [stem for stem, _ in images.values()]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise InputError(f"{path} must tell its images apart by the stems of their names, two are {twice}")
+    return {
+        stem: (_ellipses(np.array(boxes[number]).reshape(-1, 4)), (image.get("height"), image.get("width")))
+        for number, (stem, image) in images.items()
+    }
 
 
 def _ellipses(boxes_xywh: Float64[np.ndarray, "n 4"]) -> Crowd:

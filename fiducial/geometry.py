@@ -18,7 +18,7 @@ Gray = Float32[np.ndarray, "_ _"]
 Known = Bool[np.ndarray, "_ _"] | None
 
 SURE = 0.9  # correlation at which no further candidate is tried
-_TONES = 1024  # knots of a tone curve
+_TONES = 1024  # steps, even in rank, between the knots of a tone curve
 _LIGHT_PX = 20.0  # what changes more slowly is taken for light
 _SIMPLER = 0.002  # gain in correlation that a less simple transform must bring
 _SEARCH_MIN_PX = 16  # a shorter side holds too little for a correlation
@@ -75,7 +75,8 @@ def tone_curve(values: Float32[np.ndarray, " n"]) -> ToneCurve:
         return ToneCurve(np.zeros(1, np.float32), np.zeros(1, np.float32))
     own, count = np.unique(finite, return_counts=True)
     rank = (np.cumsum(count) - count / 2) / finite.size  # from 0 to 1
-    kept = np.unique(np.linspace(0, len(own) - 1, _TONES).round().astype(int))
+    even = np.searchsorted(rank, np.linspace(rank[0], rank[-1], _TONES))
+    kept = np.unique(np.append(even, even - 1).clip(0, len(own) - 1))  # the value before, too: its rank may lie far below
     return ToneCurve(own[kept].astype(np.float32), (2 * rank[kept] - 1).astype(np.float32))
 
 

@@ -100,9 +100,10 @@ def check_folders(inputs: Sequence[Input], out: Path) -> None:
     Raises:
         InputError: a file of an input lies in the folder of one, or such a folder is a file.
     """
-    folders = {out.resolve() / job.name for job in inputs}
+    folders = {Path(os.path.realpath(out)) / job.name for job in inputs}
     for path in {path for job in inputs for path in job.paths}:
-        if folder := next((own for own in (path.resolve(), *path.resolve().parents) if own in folders), None):
+        lies = Path(os.path.realpath(path))  # resolve() would raise at links in a circle, which are told later
+        if folder := next((own for own in (lies, *lies.parents) if own in folders), None):
             raise InputError(f"{path} lies in {folder}, where results would go: choose another --out")
     for folder in sorted(folders):
         if os.path.lexists(folder) and not folder.is_dir():

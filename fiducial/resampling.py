@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Float64, Shaped
 
 from fiducial.coords import Matrix, corners_yx, facing, scale_transform, to_corner_frame
 from fiducial.images import whole_file, write_omezarr
+from fiducial.images.tones import in_type
+from fiducial.images.writing import holds_colors, tiff_options
 from fiducial.records import Image, InputError, Progress, Window
 
 _TILE_PX = 256  # side of the tiles that are written
@@ -49,8 +51,9 @@ def write_aligned(moving: Image, fixed: Image, moving_to_fixed: Matrix, path: Pa
     """Write the moving image resampled on the fixed image's grid, with its own channels and type of pixel.
 
     A GeoTIFF if the fixed image has a georeference, else a TIFF with its pixel size. What the moving image does not cover is
-    NaN, in images of integers 0, and stated as no data; booleans are written as 0 and 1. NaN and infinite pixels stay where
-    they lie nearest. Between pixels it interpolates bilinearly, in steps of 1/32 px. The file appears whole or not at all.
+    NaN, in images of integers 0, and stated as no data; booleans are written as 0 and 1, float16 in a GeoTIFF, which does not
+    know it, as float32. NaN and infinite pixels stay where they lie nearest. Between pixels it interpolates bilinearly, in
+    steps of 1/32 px. The file appears whole or not at all.
 
     Args:
         moving: what is resampled.
@@ -146,14 +149,12 @@ def _resample(moving: Image, fixed_to_moving: Matrix, block: Window) -> Shaped[n
         k *= 2
         window = _window(places, k, moving.size)
     seen = _interpolate(_averages(moving, window, k), places, window, k)
-    if moving.dtype.kind != "f":
-        seen = np.rint(seen)
-    out[places.covered] = seen[places.covered].astype(out.dtype)
+    out[places.covered] = in_type(seen[places.covered], out.dtype)
     return out
 
 
 def _written_type(moving: Image) -> np.dtype[Any]:
-    return np.dtype(np.uint8) if moving.dtype.kind == "b" else moving.dtype
+    return np.dtype(np.uint8) if moving.dtype.kind == "b" else moving.dtype.newbyteorder("=")
 
 
 def _find_places(size: tuple[int, int], fixed_to_moving: Matrix, block: Window) -> _Places:
@@ -244,13 +245,8 @@ def _sample(
 def _write_tiff(
     temporary: Path, moving: Image, fixed: Image, blocks: Iterator[tuple[Window, Shaped[np.ndarray, "h w c"]]]
 ) -> None:
-    """Write tiles as they come; an OME-TIFF if the fixed image states its pixel size."""
+    """Write tiles as they come; if the fixed image states its pixel size an OME-TIFF, of pixels that OME knows."""
     dtype, shape = _written_type(moving), (*fixed.size, moving.channels)
-    meta: dict[str, str | float] = {"axes": "YX" if moving.channels == 1 else "YXS"}
-    if fixed.pixel_size is not None:
-        unit = fixed.unit or "µm"
-        meta |= {"PhysicalSizeY": fixed.pixel_size[0], "PhysicalSizeX": fixed.pixel_size[1]}
-        meta |= {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
     tifffile.imwrite(
         temporary,
         _tiles(blocks),
@@ -259,13 +255,10 @@ def _write_tiff(
         tile=(_TILE_PX, _TILE_PX),
         compression="zlib",
         compressionargs={"level": _ZLIB_LEVEL},
-        predictor=True,
-        photometric="rgb" if moving.channels in (3, 4) else "minisblack",
-        planarconfig="contig" if moving.channels > 1 else None,
+        predictor=dtype.kind == "f" or dtype.itemsize <= 4,  # tifffile knows none for longer integers
         bigtiff=int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _LARGEST_TIFF,
-        ome=fixed.pixel_size is not None,
-        metadata=meta,
         extratags=[(_NODATA_TAG, "s", 0, "nan" if dtype.kind == "f" else "0", True)],
+        **tiff_options(moving, dtype, fixed.pixel_size, fixed.unit),
     )
 
 
@@ -288,9 +281,10 @@ def _write_geotiff(
     except ImportError as error:
         raise InputError("writing on the grid of a georeferenced image needs rasterio: install fiducial[geo]") from error
     dtype, profile = _written_type(moving), _geo_profile(fixed)
+    dtype = np.dtype(np.float32) if dtype == np.float16 else dtype
     if dtype.name not in rasterio.dtypes.dtype_rev:
         raise InputError(f"expected pixels that a GeoTIFF can hold, {moving.name} holds {dtype}")
-    profile |= {"photometric": "RGB"} if moving.channels in (3, 4) and dtype.kind == "u" else {}
+    profile |= {"photometric": "RGB"} if holds_colors(moving) else {}
     try:
         with (
             rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=64),  # no file beside; MB
@@ -298,7 +292,8 @@ def _write_geotiff(
         ):
             file.nodata = np.nan if dtype.kind == "f" else 0
             for (y0, x0, y1, x1), pixels in blocks:
-                file.write(np.moveaxis(pixels, -1, 0), window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
+                bands = np.moveaxis(pixels.astype(dtype, copy=False), -1, 0)
+                file.write(bands, window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
     except rasterio.errors.CRSError as error:
         raise InputError(f"the reference system of {fixed.name} cannot be written: {error}") from error
 

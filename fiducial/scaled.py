@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
 from fiducial.images import as_float32, to_gray
@@ -60,10 +60,20 @@ class Scaled:
         return _in_color(seen)
 
     def gaps(self, window: Window) -> Bool[np.ndarray, "h w"]:
-        """Say of a window's pixels whether more than half of what is around them has no value."""
+        """Say of a window's pixels whether more than half of what is around them has no value.
+
+        Of an enlarged copy the image's own pixels are judged: a single one of them is many of the copy's.
+        """
         if self.image.dtype.kind != "f":
             return np.zeros((window[2] - window[0], window[3] - window[1]), bool)
-        return without_values(replace(self, undefined=np.nan).read(window))
+        if self.scale <= 1:
+            return without_values(replace(self, undefined=np.nan).read(window))
+        nearest = [np.rint(_along(self.to_image, axis, np.arange(window[axis], window[axis + 2]))) for axis in (0, 1)]
+        rows, columns = (v.clip(0, n - 1).astype(int) for v, n in zip(nearest, self.image.size, strict=True))
+        top, left = (max(0, int(v[0]) - _GAP_PX) for v in (rows, columns))
+        bottom, right = (min(int(v[-1]) + _GAP_PX + 1, n) for v, n in zip((rows, columns), self.image.size, strict=True))
+        own = without_values(replace(self, scale=1.0, undefined=np.nan).read((top, left, bottom, right)))
+        return own[np.ix_(rows - top, columns - left)]
 
     def _averages(self, window: Window, k: int) -> Float32[np.ndarray, "h w *c"]:
         """Return averages over k × k pixels, normalized, gray or RGB, a band of the image at a time."""
@@ -80,6 +90,11 @@ class Scaled:
             seen = _reduced(seen, (x1 - x0, bottom - top), self.undefined)
             bands.append((seen - np.float32(self.zero)) / np.float32(self.one - self.zero))
         return np.concatenate(bands)
+
+
+def _along(matrix: Matrix, axis: int, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return where a transform without turn brings places along y or x."""
+    return places * matrix[1 - axis, 1 - axis] + matrix[1 - axis, 2]
 
 
 def without_values(seen: Float32[np.ndarray, "h w *c"]) -> Bool[np.ndarray, "h w"]:

@@ -93,11 +93,18 @@ PHOTOS = [
     Entry(
         "PNG whose profile unpacks to 64 MiB",
         stored(raw_png(1, 1, 8, 0, zlib.compress(b"\0\5"), chunk(b"iCCP", b"p\0\0" + deflated_zeros(2**26)))),
-        says="too large",
+        np.full((1, 1), 5, np.uint8),
     ),
     Entry(
         "PNG whose text unpacks to 64 MiB",
         stored(raw_png(1, 1, 8, 0, zlib.compress(b"\0\5"), chunk(b"zTXt", b"t\0\0" + deflated_zeros(2**26)))),
+        np.full((1, 1), 5, np.uint8),
+    ),
+    Entry(
+        "PNG whose EXIF unpacks to 64 MiB",
+        stored(
+            raw_png(1, 1, 8, 0, zlib.compress(b"\0\5"), chunk(b"zTXt", b"Raw profile type exif\0\0" + deflated_zeros(2**26)))
+        ),
         says="too large",
     ),
     Entry(

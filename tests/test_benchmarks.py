@@ -13,12 +13,18 @@ from PIL import Image
 from scipy import stats
 
 from fiducial import metrics
+from fiducial.crowds import Crowd
+from fiducial.evaluate.blobs import Findings
 from fiducial.metrics import Counts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import blobs_baselines
+import defects_deeppcb
+import keypoints_registration
 import options
 import page
+import places_sem
 import plots
 import result_files
 import suite
@@ -70,6 +76,48 @@ def test_wilson_gives_no_hits_of_few_cases_a_width() -> None:
     assert low == 0
     assert high == pytest.approx(0.194, abs=0.001)  # Newcombe's formula by hand: z² / (16 + z²)
     assert np.isnan(result_files.wilson(0, 0)).all()
+
+
+def test_shares_that_all_or_none_of_the_cases_have_are_given_a_width() -> None:
+    known = blobs_baselines.judge(
+        Crowd(np.zeros((1, 2)), np.eye(2)[None]), Findings(np.zeros((1, 2)), np.ones(1), np.ones(1), (0, 1), 1.0)
+    )
+    crowds = blobs_baselines.crowd_bounds([known] * 16)
+    answers = pd.DataFrame(
+        {"set": "any", "method": "ours", "present": True, "error_px": 1.0, "accepted": False, "score": np.nan}, index=range(16)
+    )
+    pairs = keypoints_registration.summarize(answers).iloc[0]
+    found = pd.DataFrame(
+        {"present": True, "upright": [True] * 16 + [False] * 16, "score": 0.5, "right_1": False, "right_5": True}
+    )
+    places = places_sem.place_bounds(found)
+    for got, name, all_of_them in (
+        (crowds, "count_covered", True), (pairs, "under_5", True), (pairs, "under_10", True), (pairs, "accepted", False),
+        (places, "upright_k1", False), (places, "upright_k5", True), (places, "turned_k1", False), (places, "turned_k5", True),
+    ):  # fmt: skip
+        expected = (1 - 0.1936, 1.0) if all_of_them else (0.0, 0.1936)  # z² / (16 + z²)
+        assert (got[f"{name}_low"], got[f"{name}_high"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_plain_script_keeps_what_is_large_enough_and_is_not_judged_by_classes() -> None:
+    template = np.kron(np.indices((8, 10)).sum(axis=0) % 2, np.ones((20, 20))).astype(np.uint8) * 255
+    sample = template.copy()
+    sample[45:55, 65:75] = 255 - sample[45:55, 65:75]  # large enough, then too small: what an opening leaves of it has 25 px
+    sample[105:110, 125:130] = 255 - sample[105:110, 125:130]
+    found = defects_deeppcb.plain_script(sample, template).default
+    assert len(found.boxes_yxyx) == 1
+    assert set(np.unique(found.mask[46:54, 66:74])) == {1}
+    row = {
+        "method": "a",
+        "region_f": 0.5,
+        "region_f_low": 0.4,
+        "deeppcb_f": 0.3,
+        "deeppcb_map_high": 0.2,
+        "calibration_error": 0.1,
+    }
+    bare = defects_deeppcb.without_classes(pd.DataFrame([row])).iloc[0]
+    assert bare[["method", "region_f", "region_f_low"]].tolist() == ["a", 0.5, 0.4]
+    assert bare[["deeppcb_f", "deeppcb_map_high", "calibration_error"]].isna().all()
 
 
 # Reliability

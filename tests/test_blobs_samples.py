@@ -284,14 +284,20 @@ def test_patterns_are_bright_and_dark_and_hold_no_blobs(monkeypatch: pytest.Monk
     assert all(not len(sample.crowd) and not sample.heat.any() for sample in made)
 
 
-def test_half_of_the_views_are_stretched(rng: np.random.Generator) -> None:
+def test_half_of_the_views_are_stretched_and_some_show_narrow_blobs_side_by_side(rng: np.random.Generator) -> None:
     ratios = []
-    for _ in range(200):
+    for _ in range(400):
         view = samples._draw_view(np.zeros((300, 300), np.uint8), NOTHING, rng, 64, drawn=False)
         large, small = np.linalg.svd(view[:2, :2], compute_uv=False)
         ratios.append(large / small)
-    assert 0.4 < np.mean(np.array(ratios) < 1.001) < 0.6
-    assert 1.1 < np.percentile(ratios, 80) < 1.5
+    assert 0.35 < np.mean(np.array(ratios) < 1.001) < 0.5
+    assert 1.1 < np.percentile(ratios, 70) < 1.5
+    assert 0.05 < np.mean(np.array(ratios) > 1.6) < 0.15
+    for _ in range(20):
+        narrow = samples._squeeze(rng)
+        np.testing.assert_allclose(np.linalg.det(narrow), 1.0)
+        large, small = np.linalg.svd(narrow[:2, :2], compute_uv=False)
+        assert 1 <= large / small <= samples.NARROWEST
 
 
 def test_exposures_keep_three_channels_and_gray_stays_gray_in_them(rng: np.random.Generator) -> None:

@@ -1,5 +1,6 @@
 """Probabilities mean what they say, and a budget of false alarms is kept."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -161,8 +162,9 @@ def test_evidence_of_one_kind_alone_gives_finite_doubt() -> None:
         fit_evidence(("a",), np.zeros((0, 1)), np.zeros(0, dtype=bool))
 
 
-def test_counts_of_sure_blobs_have_no_doubt_and_unsure_ones_have_the_binomial_one() -> None:
-    assert count_interval(np.ones(30), 1.0, 0.0) == (30, 30)
+def test_counts_of_sure_blobs_have_little_doubt_and_unsure_ones_have_the_binomial_one() -> None:
+    assert count_interval(np.ones(30), 1.0, 0.0) == (29, 31)  # 30 ± 1.96 · √0.1
+    assert count_interval(np.ones(30), 9.0, 0.0) == (28, 32)
     assert count_interval(np.zeros(5), 1.0, 0.3) == (0, 0)
     low, high = count_interval(np.full(400, 0.5), 1.0, 0.0)
     assert (low, high) == (180, 220)  # 200 ± 1.96 · 10
@@ -182,3 +184,24 @@ def test_fitted_intervals_cover_what_they_were_fitted_on_and_are_no_wider_than_n
     doubled = fit_counts(sums, variances, sums * 1.3)
     assert doubled[1] > 0.1 or doubled[0] > 4
     assert fit_counts(np.zeros(0), np.zeros(0), np.zeros(0)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("far", [0.15, 0.5])
+def test_fitted_intervals_cover_crowds_that_are_seen_too_surely(far: float) -> None:
+    probability, count = np.full(50, 0.9995), 40  # of 40 such images, some hold two blobs more or less
+    counts = 50.0 + np.where(np.arange(count) < far * count, np.where(np.arange(count) % 2, 2, -2), 0)
+    sums, variances = np.full(count, probability.sum()), np.full(count, (probability * (1 - probability)).sum())
+    low, high = count_interval(probability, *fit_counts(sums, variances, counts))
+    assert ((low <= counts) & (counts <= high)).mean() >= 0.95
+    assert (low, high) == (47, 52)
+
+
+def test_the_shipped_calibration_says_of_ordinary_crowds_what_it_said(rng: np.random.Generator) -> None:
+    inflation, spread = 3.2587043899871633, 0.1
+    for n in (3, 5, 30, 400):
+        probability = rng.uniform(0.5, 1, n) if n > 3 else np.full(3, 0.95)
+        expected, variance = probability.sum(), (probability * (1 - probability)).sum()
+        reach = 1.959964 * np.sqrt(inflation * variance + (spread * expected) ** 2)
+        assert variance > 0.1
+        said = max(0, math.floor(expected - reach)), math.ceil(expected + reach)
+        assert count_interval(probability, inflation, spread) == said

@@ -150,6 +150,12 @@ def test_points_with_radii_are_taken_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(crowd.radius, [4, 7.5])
 
 
+def test_a_blob_at_the_border_may_have_its_center_outside(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    write_points(tmp_path, "y,x,radius\n10,-3.4,3\n42.4,57.4,3\n")
+    np.testing.assert_allclose(read_crowds(tmp_path)[0].crowd.yx, [[10, -3.4], [42.4, 57.4]])
+
+
 def test_points_without_radii_get_a_third_of_the_median_distance_to_the_next(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     write_points(tmp_path, "y,x\n10,10\n10,16\n10,25\n30,50\n")  # nearest others at 6, 6, 9 and about 32 px
@@ -173,6 +179,10 @@ def test_a_list_without_points_is_an_image_without_blobs(tmp_path: Path, header:
         ("y,x,radius\n10,twelve,3\n", "finite numbers"),
         ("y,x,radius\n10,12,3\n10,12,0\n", "above 0"),
         ("y,x,radius\n10,12,-3\n", "above 0"),
+        ("y,x,radius\n10,12,3\n43,12,3\n", r"points/a\.csv must list places inside a\.png of \(40, 55\) px.*got y=43 x=12"),
+        ("y,x,radius\n10,-3.6,3\n", "places inside"),
+        ("index,axis-0,axis-1,axis-2\n0,3,10,12\n1,3,20,30\n", r"a\.csv lists points of a stack"),
+        ("y,x,y_px,x_px,radius\n10,12,10,12,3\n", "each column once, it has y_px and y"),
         ("", "as CSV"),
         ("y,x\n1,2\n1,2,3,4\n", "as CSV"),
     ],
@@ -237,6 +247,22 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     (tmp_path / "annotations.json").write_text("{")
     refused(tmp_path, "COCO")
+
+
+def test_boxes_of_another_size_of_image_or_of_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "b.png")
+    content = coco([10, 4, 12, 8])
+    content["images"][0] |= {"width": 550, "height": 400}
+    write_boxes(tmp_path, content)
+    refused(tmp_path, r"annotations\.json states the size \(400, 550\) \(h, w\) for a\.png, which has \(40, 55\)")
+    content["images"][0] |= {"width": 55, "height": 40}
+    write_boxes(tmp_path, content)
+    assert [len(image.crowd) for image in read_crowds(tmp_path)] == [1, 0]
+    write_boxes(tmp_path, coco([100, 40, 12, 8]))
+    refused(tmp_path, r"annotations\.json must list places inside a\.png")
+    content["images"].append({"id": 12, "file_name": "val/a.png"})
+    write_boxes(tmp_path, content)
+    refused(tmp_path, r"annotations\.json must tell its images apart by the stems of their names, two are a")
 
 
 # Folders and colors

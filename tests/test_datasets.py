@@ -5,9 +5,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as PillowImage
 
 from fiducial import datasets, synth
+from fiducial.defects.inspector import _normalized
+from fiducial.defects.samples import Pool, make_sample
+from fiducial.evaluate.defects import CASES, displace
+from fiducial.images import from_array, open_image
 from fiducial.records import InputError
 from fiducial.regions import label_regions
 
@@ -122,12 +127,78 @@ def test_a_folder_of_pairs_is_read(tmp_path: Path, rng: np.random.Generator) -> 
     for stored in (PillowImage.fromarray(mask.astype(np.uint16)), PillowImage.fromarray(mask).convert("P")):
         stored.save(tmp_path / "masks" / "line3_001.png")
         np.testing.assert_array_equal(datasets.read_pairs(tmp_path)[0].mask > 0, mask > 0)
-    cv2.imwrite(str(tmp_path / "masks" / "line3_001.png"), np.dstack([mask] * 3))
-    with pytest.raises(InputError, match="one channel"):
+    cv2.imwrite(str(tmp_path / "masks" / "line3_001.png"), np.dstack([mask, mask, 0 * mask]))
+    with pytest.raises(InputError, match="in color"):
         datasets.read_pairs(tmp_path)
     (tmp_path / "masks" / "line3_001.png").unlink()
     with pytest.raises(InputError, match="line3_001"):
         datasets.read_pairs(tmp_path)
+
+
+def write_pair(root: Path, sample: np.ndarray, template: np.ndarray, mask: np.ndarray) -> None:
+    for folder, image in (("samples", sample), ("templates", template), ("masks", mask)):
+        (root / folder).mkdir()
+        tifffile.imwrite(root / folder / "a_1.tif", image)
+
+
+def test_masks_of_defects_may_be_of_any_whole_numbers_and_of_a_palette(tmp_path: Path) -> None:
+    gray, mask = np.arange(80, dtype=np.uint8).reshape(8, 10), np.zeros((8, 10), np.int64)
+    mask[2:5, 3:7] = 2
+    write_pair(tmp_path, gray, gray, mask)
+    path, colors = tmp_path / "masks" / "a_1.tif", np.random.default_rng(0).integers(0, 2**16, (3, 256)).astype(np.uint16)
+    for write in (
+        lambda: None,
+        lambda: tifffile.imwrite(path, mask.astype(np.uint32)),
+        lambda: tifffile.imwrite(path, mask.astype(np.uint8), photometric="palette", colormap=colors),
+    ):
+        write()
+        np.testing.assert_array_equal(datasets.read_pairs(tmp_path)[0].mask, mask)
+    tifffile.imwrite(path, mask > 0, photometric="minisblack")
+    np.testing.assert_array_equal(datasets.read_pairs(tmp_path)[0].mask, mask > 0)
+    path.unlink()
+    PillowImage.fromarray(mask > 0).save(path.with_suffix(".png"))
+    np.testing.assert_array_equal(datasets.read_pairs(tmp_path)[0].mask, mask > 0)
+    path.with_suffix(".png").unlink()
+    for wrong, said in ((300 * mask, "classes from 0 to 200, got 0 to 600"), (mask - 1, "got -1 to 1"), (mask / 2, "float64")):
+        tifffile.imwrite(path, wrong)
+        with pytest.raises(InputError, match=said):
+            datasets.read_pairs(tmp_path)
+
+
+def test_the_class_of_a_region_is_that_of_most_of_its_pixels(tmp_path: Path) -> None:
+    gray, mask = np.arange(140, dtype=np.uint8).reshape(10, 14), np.zeros((10, 14), np.uint8)
+    mask[1:6, 2:9], mask[6, 2:4] = 1, 2  # two pixels of another class hang on a scratch
+    write_pair(tmp_path, gray, gray, mask)
+    (pair,) = datasets.read_pairs(tmp_path)
+    assert pair.label.tolist() == [1]
+    assert np.bincount(pair.mask.ravel())[1:].tolist() == [35, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_glaring_defect_stands_as_high_in_what_is_evaluated_and_learned_from_as_inspect_sees_it(
+    tmp_path: Path, rng: np.random.Generator, dtype: type
+) -> None:
+    template = rng.normal(60, 4, (120, 150))
+    sample, mask = template.copy(), np.zeros((120, 150), np.uint8)
+    sample[50:54, 70:75], mask[50:54, 70:75] = 90, 1  # beyond the 99th percentile by as much as that is above the first
+    sample[80:84, 20:25], mask[80:84, 20:25] = 250, 1
+    write_pair(tmp_path, sample.astype(dtype), template.astype(dtype), mask)
+    (pair,) = datasets.read_pairs(tmp_path)
+    for shown, name in zip(displace(pair, CASES[0], rng), ("samples", "templates"), strict=True):
+        seen, own = (_normalized(image, invert=False).read() for image in (
+            from_array(shown), open_image(tmp_path / name / "a_1.tif")))  # fmt: skip
+        np.testing.assert_allclose(seen, own, atol=2e-3)
+    assert float(_normalized(from_array(pair.sample), invert=False).read().max()) == pytest.approx(2, abs=1e-3)
+    photographs = [displace(pair, CASES[3], np.random.default_rng(i))[0] for i in range(5)]
+    assert max(float(image.max()) for image in photographs) > 260  # 8 bits end at 255
+    drawn = [make_sample(Pool((pair,), (), boards=False), np.random.default_rng(i), 96) for i in range(12)]
+    assert np.median([float(d.sample.max() - d.template.max()) for d in drawn]) > 0.3
+
+
+def test_names_that_begin_with_a_dot_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")  # what a Mac leaves beside each file on another's disk
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 5), np.uint8))
+    assert datasets.list_images(tmp_path) == [tmp_path / "a.png"]
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:

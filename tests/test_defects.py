@@ -11,6 +11,7 @@ from fiducial import augment, synth
 from fiducial.confidence import Calibration
 from fiducial.coords import cell_centers_yx, shift
 from fiducial.datasets import InspectionPair
+from fiducial.defects import samples
 from fiducial.defects.inspector import decode
 from fiducial.defects.loss import IGNORE, Truth, focal_loss, loss, matching_loss
 from fiducial.defects.network import BGNet, Config, MatchedDifference, Output, paper, slim
@@ -173,6 +174,16 @@ def test_partners_point_to_the_same_place_of_the_template(rng: np.random.Generat
     residual = Residual(shift(-16, 8), np.zeros_like(mapping))
     centers = cell_centers_yx((64, 96), 8)
     np.testing.assert_allclose(residual.template_yx(centers), centers + np.array([16, -8]))
+
+
+def test_what_the_template_does_not_show_is_not_judged() -> None:
+    residual = Residual(
+        shift(0, 10), np.zeros((64, 64, 2), np.float32)
+    )  # columns 0 to 9 of the sample lie left of the template
+    blank = np.zeros((64, 64))
+    mask = samples._finish([blank, blank], np.ones((64, 64), np.uint8), residual, np.random.default_rng(0)).mask
+    np.testing.assert_array_equal(mask[:, :10], IGNORE)
+    np.testing.assert_array_equal(mask[:, 10:], 1)
 
 
 def probabilities() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

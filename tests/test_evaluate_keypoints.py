@@ -62,10 +62,20 @@ def test_every_fourth_case_is_absent_and_all_are_drawn_again() -> None:
     assert all(np.array_equal(a.moving, b.moving) for a, b in zip(cases, again, strict=True))
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, (210, 250)), (3, (90, 250))])
-def test_cases_need_two_pairs_of_some_size(count: int, size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="two pairs"):
+@pytest.mark.parametrize(
+    ("count", "size", "says"),
+    [(1, (210, 250), "two pairs, got 1"), (3, (95, 250), r"96 to 32766 px a side, p00 has \(95, 250\)")],
+)
+def test_cases_need_two_pairs_of_some_size(count: int, size: tuple[int, int], says: str) -> None:
+    with pytest.raises(InputError, match=says):
         next(draw_cases(pairs(count, size), 4, seed=0))
+
+
+def test_pairs_larger_than_can_be_resampled_are_refused() -> None:
+    strip = np.zeros((96, 32_767), np.uint8)
+    strips = tuple(AlignedPair(name, strip[:, :wide], strip[:, :wide]) for name, wide in (("a", 32_766), ("b", 32_767)))
+    with pytest.raises(InputError, match=r"px a side, b has \(96, 32767\)"):
+        next(draw_cases(strips, 4, seed=0))
 
 
 def test_the_error_of_an_answer_is_infinite_for_none_and_for_an_absent_case() -> None:
@@ -132,6 +142,18 @@ def test_training_on_a_folder_ends_in_calibrated_weights(
     assert loaded.calibration.names == EVIDENCE
     assert loaded.network.config == weights.load("keypoints").network.config
     assert f"8 scenes of {data.name}" in loaded.card["data"]
+
+
+@pytest.mark.parametrize("side", [95, 24])
+def test_images_too_small_are_refused_before_the_training(tmp_path: Path, side: int) -> None:
+    pytest.importorskip("fiducial.train.keypoints", reason="extra `train` is not installed")
+    (tmp_path / "d").mkdir()
+    for name, image in [(pair.name, pair.a) for pair in pairs(9, (100, 130))] + [("small", pairs(1, (side, 250))[0].a)]:
+        cv2.imwrite(str(tmp_path / "d" / f"{name}.png"), image)
+    status, _, line = run("train", "keypoints", "--data", tmp_path / "d", "-o", tmp_path / "run", "--steps", 1)
+    assert status == 2
+    assert f"96 to 32766 px a side, small has ({side}, 250)" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_needs_ten_images(tmp_path: Path) -> None:

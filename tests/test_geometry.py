@@ -96,6 +96,22 @@ def test_tones_are_spread_evenly_whatever_the_tails(rng: np.random.Generator) ->
     np.testing.assert_allclose(even, np.linspace(-1, 1, 11), atol=0.03)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize(
+    "dark", [lambda rng, n: rng.normal(1000, 30, n), lambda rng, n: rng.choice([7.0, 900.0, 901.0, 40_000.0], n)]
+)
+def test_tones_go_to_their_rank_whichever_values_are_common(
+    rng: np.random.Generator, share: float, dark: Callable[..., np.ndarray]
+) -> None:
+    """Nearly all values are in a tail of few pixels, as bright cells on a dark ground are."""
+    size = (400, 500)
+    bright = rng.uniform(0, 65535, size)
+    image = np.where(rng.random(size) < share, bright, dark(rng, size)).astype(np.uint16).astype(np.float32)
+    _, place, count = np.unique(image, return_inverse=True, return_counts=True)
+    rank = 2 * ((np.cumsum(count) - count / 2) / image.size)[place].reshape(size) - 1
+    np.testing.assert_allclose(seen(image), rank, atol=2 / 1023 + 1e-5)
+
+
 def test_the_negative_has_the_negative_of_the_tones(rng: np.random.Generator) -> None:
     for image in (rng.random((90, 120), dtype=np.float32), rng.integers(0, 255, (90, 120)).astype(np.float32)):
         np.testing.assert_allclose(seen(-image), -seen(image), atol=2e-3)

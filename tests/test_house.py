@@ -14,7 +14,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = ("blobs", "defects", "landmarks", "places")
 BESIDE = {
     "landmarks": {"views"},
-    "places": {"proposals", "sweep", "verifier"},
+    "places": {"banner", "proposals", "sweep", "verifier"},
 }  # rooms of a family beside the four files that each has
 
 LEVELS = (

@@ -1,5 +1,7 @@
 """Pixels come back as they were written, by window too, and bad files get one clear line."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as PillowImage
+from PIL import PngImagePlugin
 
 from fiducial.datasets import read_color
 from fiducial.images import as_image, from_array, intensity_range, open_image, to_gray, write_image
@@ -106,6 +109,30 @@ def test_every_kind_of_png_and_jpeg_is_read(tmp_path: Path, rng: np.random.Gener
     assert pixels.dtype == image.dtype
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_a_png_opens_whatever_the_length_of_its_profile_and_texts(tmp_path: Path, rng: np.random.Generator, mode: str) -> None:
+    exif, texts = PillowImage.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6
+    texts.add_text("made by", "a" * 20_000_000, zip=True)
+    texts.add_itxt("notes", "b" * 3_000_000, zip=True)
+    source = PillowImage.fromarray(picture(rng, "uint8", 3)).convert(mode)
+    source.save(tmp_path / "plain.png", exif=exif)
+    source.save(tmp_path / "long.png", exif=exif, pnginfo=texts, icc_profile=bytes(2_000_000))
+    plain, long = open_image(tmp_path / "plain.png"), open_image(tmp_path / "long.png")
+    assert (plain.size, plain.channels) == (long.size, long.channels) == (SIZE[::-1], 3 if mode in ("RGB", "P") else 1)
+    np.testing.assert_array_equal(long.read(), plain.read())
+
+
+def test_pixels_that_were_read_may_be_changed(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = picture(rng)
+    for name in ("a.png", "a.tif"):
+        write_image(tmp_path / name, pixels)
+        image = open_image(tmp_path / name)
+        image.read((3, 4, 20, 30))[:] = 7
+        image.read()[:] = 7
+        np.testing.assert_array_equal(image.read(), pixels)
+
+
 def test_sixteen_bit_color_keeps_its_bits(tmp_path: Path, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 65535, (*SIZE, 3)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
@@ -158,6 +185,31 @@ def test_arrays_that_are_no_images_are_refused(array: np.ndarray) -> None:
         as_image(array)
 
 
+def test_what_is_neither_path_nor_array_is_refused_and_odd_files_are_read_in_silence(tmp_path: Path) -> None:
+    """In a process of its own, where neither shapes are checked nor logs caught."""
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 8), np.uint8), extratags=[(42113, "s", 0, "-9999", True)], tile=(16, 16))
+    code = """
+import sys
+from PIL import Image
+from fiducial.images import as_image
+from fiducial.records import InputError
+for name in sys.argv[1:]:
+    as_image(name).read()
+for source in ([[1, 2], [3, 4]], None, 3.5, b"a.tif", Image.new("L", (5, 4))):
+    try:
+        as_image(source)
+    except InputError as error:
+        print(error)
+"""
+    PillowImage.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "a.png", icc_profile=bytes(2_000_000))
+    words = [sys.executable, "-c", code, str(tmp_path / "a.tif"), str(tmp_path / "a.png")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout.splitlines()
+    assert len(said) == 5
+    assert all(line.startswith("expected a path, a NumPy array") for line in said)
+
+
 def test_range_ignores_outliers_nan_and_infinity(rng: np.random.Generator) -> None:
     pixels = rng.uniform(100, 200, (400, 300))
     pixels[0, :50] = 1e9
@@ -186,6 +238,23 @@ def test_gray_is_luminance_without_alpha(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(to_gray(pixels, "a"), expected, atol=0.01)
     with pytest.raises(InputError, match="5 channels"):
         to_gray(picture(rng, "uint8", 5), "a")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "uint16", ">u2", "uint32", "int64", "uint64", "float16", "float32", "float64"]
+)
+@pytest.mark.parametrize("shape", [SIZE, (*SIZE, 1), (*SIZE, 2), (*SIZE, 3), (*SIZE, 4), (*SIZE, 5), (1, 1), (3, 5, 4)])
+@pytest.mark.parametrize("pixel_size", [None, (0.5, 0.25)])
+def test_tiffs_of_any_channels_and_type_come_back(
+    tmp_path: Path, rng: np.random.Generator, dtype: str, shape: tuple[int, ...], pixel_size: tuple[float, float] | None
+) -> None:
+    pixels = rng.integers(0, 2 if dtype == "bool" else 120, shape).astype(dtype)
+    write_image(tmp_path / "a.tif", pixels, pixel_size, "nm")
+    image = as_image(tmp_path / "a.tif") if shape[2:] != (5,) else open_image(tmp_path / "a.tif")
+    expected = pixels[..., 0] if shape[2:] == (1,) else pixels
+    assert image.dtype == (np.uint8 if dtype == "bool" else np.dtype(dtype).newbyteorder("="))
+    assert (image.pixel_size, image.unit) == (pixel_size, None if pixel_size is None else "nm")
+    np.testing.assert_array_equal(image.read(), expected)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

@@ -88,6 +88,34 @@ def test_pixels_without_a_unit_have_no_size(tmp_path: Path) -> None:
     assert open_image(written(tmp_path, picture())).pixel_size is None
 
 
+@pytest.mark.parametrize(
+    ("unit", "known"), [("um", "µm"), ("Micrometer", "µm"), ("\u03bcm", "µm"), ("inch", "in"), ("pixel", None), (None, None)]
+)
+def test_units_are_those_of_other_formats_and_pixels_are_none(tmp_path: Path, unit: str | None, known: str | None) -> None:
+    write_omezarr(tmp_path / "a.zarr", replace(from_array(picture()), pixel_size=(0.5, 0.25), unit="nm"))
+    edit(tmp_path / "a.zarr" / ".zattrs", lambda s: [axis.update(unit=unit) for axis in multiscale(s)["axes"]])
+    image = open_image(tmp_path / "a.zarr")
+    assert (image.pixel_size, image.unit) == (None if known is None else (0.5, 0.25), known)
+
+
+def test_without_a_scale_there_is_no_size(tmp_path: Path) -> None:
+    write_omezarr(tmp_path / "a.zarr", replace(from_array(picture()), pixel_size=(0.5, 0.25), unit="µm"))
+    edit(tmp_path / "a.zarr" / ".zattrs", lambda s: multiscale(s)["datasets"][0].pop("coordinateTransformations"))
+    assert (open_image(tmp_path / "a.zarr").pixel_size, open_image(tmp_path / "a.zarr").unit) == (None, None)
+
+
+def test_names_of_axes_may_be_capital(tmp_path: Path) -> None:
+    path, pixels = stack(tmp_path, "CYX", (3, 40, 55))
+    np.testing.assert_array_equal(open_image(path).read(), np.moveaxis(pixels, 0, -1))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint64", "int64"])
+def test_levels_of_integers_stay_at_the_ends_of_their_range(tmp_path: Path, dtype: str) -> None:
+    for value in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        write_omezarr(tmp_path / "a.zarr", from_array(np.full((600, 37), value, dtype)))
+        assert (zarr.open_group(tmp_path / "a.zarr", mode="r")["1"][:] == value).all()
+
+
 @pytest.mark.parametrize("scale", [[0.0, 1.0], [-1.0, 1.0], [float("nan"), 1.0], [1e400, 1.0], [1.0], [1.0, 1.0, 1.0]])
 def test_scales_that_cannot_be_meant_give_no_size(tmp_path: Path, scale: list[float]) -> None:
     write_omezarr(tmp_path / "a.zarr", replace(from_array(picture()), pixel_size=(0.5, 0.25), unit="µm"))

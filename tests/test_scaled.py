@@ -61,3 +61,21 @@ def test_what_is_shown_keeps_its_color_and_fits_the_limit(rng: np.random.Generat
     pixels = rng.integers(0, 255, (90, 201, 4), dtype=np.uint8)
     assert read_shown(from_array(pixels), 50).shape == (23, 50, 3)
     np.testing.assert_array_equal(read_shown(from_array(pixels), 500), pixels[..., :3])
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.0, 3.3, 4.0])
+def test_a_dead_pixel_is_no_gap_and_a_dead_area_is_one_at_any_enlargement(scale: float, rng: np.random.Generator) -> None:
+    pixels = rng.random((60, 75))
+    pixels[50, 60] = np.nan
+    pixels[10:22, 31:47] = np.inf
+    copy = Scaled(from_array(pixels), scale, 0.0, 1.0, 0.5)
+    gaps = copy.gaps((0, 0, *copy.size))
+    y, x = (np.arange(n) for n in copy.size)
+    own = apply_transform(copy.to_image, np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2).astype(float))
+    inside = ((own > (12, 33)) & (own < (19, 44))).all(axis=1).reshape(copy.size)
+    outside = ((own < (8, 29)) | (own > (23, 48))).any(axis=1).reshape(copy.size)
+    assert inside.sum() > 50 * scale**2
+    assert gaps[inside].all()
+    assert not gaps[outside].any()
+    part = (int(11 * scale), int(20 * scale), int(33 * scale), int(70 * scale))
+    np.testing.assert_array_equal(copy.gaps(part), gaps[part[0] : part[2], part[1] : part[3]])

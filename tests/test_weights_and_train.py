@@ -3,7 +3,7 @@
 import importlib
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -140,6 +140,90 @@ class Places(NamedTuple):
     yx: torch.Tensor
 
 
+def fitted(out: Path, network: torch.nn.Module, seen: list[torch.Tensor], **options: object) -> torch.nn.Module:
+    """Train on the same two numbers at every step, and note what the network answers."""
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+
+    def loss(network: torch.nn.Module, batch: Places) -> torch.Tensor:
+        seen.append(network(batch.yx))
+        return (seen[-1].float() - 3).square().mean()
+
+    task = train.Task(lambda rng: torch.tensor([0.37, 0.25]), lambda drawn: Places(torch.stack(drawn)), loss)
+    schedule = train.Schedule(**{"batch": 2, "workers": 0, "precision": "32-true", **options})
+    return train.fit(network, task, schedule, out, lambda network, path: None)
+
+
+def test_the_average_of_a_short_run_has_forgotten_the_start(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
+    begun = [p.detach().clone() for p in network.parameters()]
+    average = fitted(tmp_path, network, [], steps=100, warmup=10, learning_rate=0.01)
+    moved, behind = (
+        sum(float((a - b).detach().abs().sum()) for a, b in zip(network.parameters(), others, strict=True))
+        for others in (begun, average.parameters())
+    )
+    assert moved > 1
+    assert behind < 0.1 * moved  # a decay of 0.998 would leave four fifths
+    torch.testing.assert_close(average[1].running_mean, network[1].running_mean)
+
+
+def test_long_runs_are_averaged_as_their_schedule_says() -> None:
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+    assert [train.Schedule(steps, average=0.998).decay for steps in (2500, 20_000)] == [0.998, 0.998]
+    assert train.Schedule(1000).decay == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_takes_bfloat16_only_where_it_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a graphics card is taken, whose answer does not depend on the processor")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)  # another processor
+    seen: list[torch.Tensor] = []
+    fitted(tmp_path, torch.nn.Linear(2, 1), seen, steps=1, precision="auto")
+    assert [answer.dtype for answer in seen] == [torch.bfloat16 if fast else torch.float32]
+
+
+def test_one_device_of_several_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators = pytest.importorskip("lightning.fabric.accelerators", reason="extra `train` is not installed")
+    for kind in (accelerators.CPUAccelerator, accelerators.CUDAAccelerator):
+        monkeypatch.setattr(kind, "auto_device_count", staticmethod(lambda: 2))  # a machine with two of them
+    seen: list[torch.Tensor] = []
+    fitted(tmp_path, torch.nn.Linear(2, 1), seen, steps=2)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": -3}, {"steps": 5, "warmup": 0}])
+def test_a_schedule_without_steps_is_refused(options: dict[str, int]) -> None:
+    train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
+    with pytest.raises(InputError, match=r"(steps|warmup) must be at least 1, got (0|-3)"):
+        train.Schedule(**options)
+
+
+@pytest.mark.parametrize("left", ["", "step,loss", "step,loss,seconds_per_step\n1,0.5,0.1\n2,0.4", "\0\0\0\n1,0.5,0.1\n\0"])
+def test_a_log_that_a_power_cut_left_is_gone_on_with(tmp_path: Path, left: str) -> None:
+    class PowerCutError(Exception):
+        pass
+
+    class Cut(torch.nn.Linear):
+        answers = 0
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            self.answers += 1
+            if self.answers > 2:
+                raise PowerCutError
+            return super().forward(given)
+
+    options = {"steps": 4, "checkpoint_s": 0.0}
+    torch.manual_seed(0)
+    with pytest.raises(PowerCutError):
+        fitted(tmp_path, Cut(2, 1), [], **options)
+    (tmp_path / "log.csv").write_text(left)
+    torch.manual_seed(0)
+    fitted(tmp_path, torch.nn.Linear(2, 1), [], **options)
+    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert header == "step,loss,seconds_per_step"
+    assert [row.split(",")[0] for row in rows] == (["1", "3", "4"] if "0.5" in left else ["3", "4"])
+
+
 def test_numbers_of_a_batch_keep_their_precision_in_mixed_training(tmp_path: Path) -> None:
     train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
     seen: list[torch.Tensor] = []
@@ -155,7 +239,27 @@ def test_numbers_of_a_batch_keep_their_precision_in_mixed_training(tmp_path: Pat
     torch.testing.assert_close(given, torch.tensor([[191.37, 3.25]] * 2), atol=0, rtol=0)
 
 
-def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Told:
+    """Stand for a family's configuration and data."""
+
+    names: tuple[str, ...]
+    images: tuple[np.ndarray, ...]
+
+
+class Named(torch.nn.Linear):
+    def __init__(self, names: tuple[str, ...], weight: float) -> None:
+        super().__init__(2, 1)
+        self.config = Told(names, ())
+        torch.nn.init.constant_(self.weight, weight)
+        torch.nn.init.zeros_(self.bias)
+
+
+def draw_from(told: Told, value: float, rng: np.random.Generator) -> torch.Tensor:
+    return torch.tensor([value, rng.random()])
+
+
+def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = pytest.importorskip("fiducial.train.loop", reason="extra `train` is not installed")
 
     published: list[Path] = []
@@ -163,21 +267,25 @@ def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path) -> None:
     def publish(network: torch.nn.Module, path: Path) -> None:
         published.append(path)
 
-    def run(steps: int = 3, weight: float = 0.5, value: float = 191.0, out: str = "run") -> None:
+    def run(
+        steps: int = 3, weight: float = 0.5, value: float = 191.0, names: str = "ab", pixel: int = 7, out: str = "run"
+    ) -> None:
+        image = np.full((4, 5), 7, np.uint8)
+        image[3, 4] = pixel
+        told = Told(("x",), (np.zeros((2, 3), np.uint8), image))
         task = train.Task(
-            lambda rng: torch.tensor([value, rng.random()]),
+            partial(draw_from, told, value),
             lambda drawn: Places(torch.stack(drawn)),
             lambda network, batch: network(batch.yx).square().mean(),
         )
-        network = torch.nn.Linear(2, 1)
-        torch.nn.init.constant_(network.weight, weight)
-        torch.nn.init.zeros_(network.bias)
         schedule = train.Schedule(steps, batch=2, precision="32-true", workers=0)
-        train.fit(network, task, schedule, tmp_path / out, publish)
+        train.fit(Named(tuple(names), weight), task, schedule, tmp_path / out, publish)
 
     run()
-    run()  # it is done: nothing is trained
-    for other in ({"steps": 5}, {"weight": 0.4}, {"value": 150.0}):
+    assert "nothing is left" not in capsys.readouterr().out
+    run()
+    assert "run is done, all 3 steps: nothing is left to train" in capsys.readouterr().out
+    for other in ({"steps": 5}, {"weight": 0.4}, {"value": 150.0}, {"names": "ba"}, {"pixel": 8}):
         with pytest.raises(InputError, match="other steps, data or weights"):
             run(**other)
     run(value=150.0, out="another")

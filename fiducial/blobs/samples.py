@@ -28,6 +28,7 @@ WIDTH, LEAST_PX = 0.42, 1.0  # of the Gaussians of Y, in parts of the radius and
 DRAWN, COLORED = 0.2, 0.4  # share of samples that are drawn, and of these in color
 EMPTY = 0.15  # share of samples that hold no blob
 STRETCHED = 0.1  # of the linear part of half the views: deviation of each entry
+SQUEEZED, NARROWEST = 0.15, 2.4  # share of views in which all blobs are narrow and lie side by side, and the most they can be
 APART_PX, BACKGROUND_PX, TRIES = 8.0, (64, 256), 40  # background: distance to any blob, side; windows that are tried
 EACH_VIEW = 60  # blobs of a view that are contrasted
 
@@ -204,7 +205,15 @@ def _draw_view(
     mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
     angle = float(rng.choice(augment.TURNS_DEG) + rng.uniform(-45, 45) * (rng.random() < 0.5))
     stretched = augment.random_affine(rng, (size, size), 0.0, 0.0, STRETCHED * (rng.random() < 0.5))
-    return shift(*center) @ similarity(scale, angle) @ mirror @ shift(-cy, -cx) @ stretched
+    squeezed = _squeeze(rng) if rng.random() < SQUEEZED else np.eye(3)
+    return shift(*center) @ similarity(scale, angle) @ mirror @ squeezed @ shift(-cy, -cx) @ stretched
+
+
+def _squeeze(rng: np.random.Generator) -> Matrix:
+    """Draw a transform about the origin that stretches one direction and narrows the other, and keeps areas."""
+    half = float(np.exp(rng.uniform(0, np.log(NARROWEST)) / 2))
+    turn = similarity(1.0, float(rng.uniform(0, 180)))
+    return turn @ np.diag([half, 1 / half, 1.0]) @ np.linalg.inv(turn)
 
 
 def _look(

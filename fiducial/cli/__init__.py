@@ -1,7 +1,6 @@
 """The command line: parse, call, write. Heavy imports wait until a command needs them."""
 
 import io
-import logging
 import multiprocessing
 import os
 import sys
@@ -56,8 +55,6 @@ evaluate_app.command("keypoints")(evaluation.evaluate_keypoints)
 
 def main() -> None:
     """Run the command line."""
-    for name in ("tifffile", "rasterio"):  # what they note of a damaged file is said in the one line that refuses it
-        logging.getLogger(name).addHandler(logging.NullHandler())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the terminal has no letters for is no reason to stop

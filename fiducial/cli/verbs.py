@@ -159,9 +159,7 @@ def register(
         float | None,
         typer.Option(help="Size of a moving pixel in fixed ones; as the files state, or 0.6 to 1.67."),
     ] = None,
-    turn_deg: Annotated[
-        float, typer.Option(help="Largest angle, either way, that is searched for.")
-    ] = 180.0,
+    turn_deg: Annotated[float, typer.Option(help="Largest angle, either way, that is searched for.")] = 180.0,
     use_map: Annotated[
         bool, typer.Option("--map/--no-map", help="Begin where both files' maps say, whatever --scale and --turn-deg.")
     ] = True,

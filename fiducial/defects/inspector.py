@@ -14,6 +14,7 @@ from torch import Tensor
 from fiducial import geometry
 from fiducial.confidence import Calibration, to_probability
 from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image
+from fiducial.datasets import DRAWN_IN
 from fiducial.defects.network import BGNet
 from fiducial.images import intensity_range, read_reduced, to_gray
 from fiducial.patchwork import Patchwork
@@ -22,7 +23,6 @@ from fiducial.regions import find_regions, laid, outlined
 from fiducial.tiles import tiles
 
 SMALLEST_PX = 64
-DRAWN_IN = -1.0, 2.0  # intensities, where 0 and 1 are the 1st and 99th percentile, beyond which nothing is told apart
 TILE_PX, MARGIN_PX = 384, 64
 ALIGN_PX = 640  # longest side at which the alignment is estimated
 TRUSTED_ALIGNMENT = 0.7  # least correlation; benchmarks/defects_good_boards.py shows both sides of it

@@ -16,7 +16,7 @@ from torch import nn
 
 from fiducial import augment, synth
 from fiducial.coords import Matrix, apply_transform, cell_centers_yx, nearest_cell
-from fiducial.datasets import DEEPPCB_CLASSES, InspectionPair
+from fiducial.datasets import DEEPPCB_CLASSES, Gray, InspectionPair
 from fiducial.defects.loss import IGNORE, Truth, loss
 
 CLASSES = (*DEEPPCB_CLASSES, "other")
@@ -78,13 +78,11 @@ def make_sample(pool: Pool, rng: np.random.Generator, size: int) -> Sample:
     return _from_board((board, pair.template, mask), rng, size, negatives=pool.boards)
 
 
-def _damage_further(
-    pair: InspectionPair, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+def _damage_further(pair: InspectionPair, rng: np.random.Generator) -> tuple[Gray, UInt8[np.ndarray, "h w"]]:
     """Return the sample and the mask of a pair with drawn defects beside its own: real copper, other hands."""
     copper = np.where(pair.sample > 127, 0, 255).astype(np.uint8)
     drawn, mask = synth.damage_board(copper, rng, int(rng.integers(6, 36)), pair.mask, by_hand=True)
-    return np.where(drawn != copper, 255 - drawn, pair.sample).astype(np.uint8), mask
+    return np.where(drawn != copper, 255 - drawn, pair.sample), mask
 
 
 def _from_board(
@@ -171,8 +169,9 @@ class Residual:
 
 def _finish(pictures: list[np.ndarray], mask: UInt8[np.ndarray, "h w"], residual: Residual, rng: np.random.Generator) -> Sample:
     size = mask.shape
-    outside = (residual.mapping < 0) | (residual.mapping > np.array(size) - 1)
-    truth = np.where(outside.any(axis=-1) & (mask > 0), IGNORE, mask).astype(np.uint8)
+    shown = residual.template_yx(np.argwhere(np.ones(size, dtype=bool)).astype(np.float64))
+    outside = ((shown < 0) | (shown > np.array(size) - 1)).any(axis=1).reshape(size)
+    truth = np.where(outside & (mask > 0), IGNORE, mask).astype(np.uint8)
     partners = []
     for stride in (8, 32):
         centers = cell_centers_yx(size, stride)

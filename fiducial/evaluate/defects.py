@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from fiducial import augment, confidence, metrics, weights
 from fiducial.confidence import Calibration
 from fiducial.coords import image_center_yx, shift, similarity
-from fiducial.datasets import BOX_MARGIN_PX, DEEPPCB_CLASSES, InspectionPair, is_deeppcb, listed, read_pairs
+from fiducial.datasets import BOX_MARGIN_PX, DEEPPCB_CLASSES, Gray, InspectionPair, is_deeppcb, listed, read_pairs
 from fiducial.defects.inspector import DefectInspector, Found, decode
 from fiducial.defects.network import BGNet
 from fiducial.device import choose_device, has_fast_bf16
@@ -57,7 +57,7 @@ class Answer:
     refused: bool
 
 
-Method = Callable[[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]], Answer]
+Method = Callable[[Gray, Gray], Answer]
 
 
 @dataclass
@@ -87,37 +87,38 @@ def without_defects(pair: InspectionPair) -> InspectionPair:
     )
 
 
-def displace(
-    pair: InspectionPair, case: Case, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Return the sample and the displaced template of a pair, as 8-bit pictures."""
+def displace(pair: InspectionPair, case: Case, rng: np.random.Generator) -> tuple[Gray, Gray]:
+    """Return the sample and the displaced template of a pair, as pictures of its own kind: in 8 bits, or unbounded."""
     size = pair.mask.shape
     dy, dx = rng.uniform(-case.shift_px, case.shift_px, 2)
     angle = rng.uniform(-case.angle_deg, case.angle_deg)
     moved = pair.template
     if case.shift_px or case.angle_deg:
         matrix = shift(dy, dx) @ similarity(1.0, angle, image_center_yx((size[0], size[1])))
-        moved = warp(pair.template.astype(np.float32), matrix, (size[0], size[1]))[0].round().astype(np.uint8)
+        moved = _stored(warp(pair.template.astype(np.float32), matrix, (size[0], size[1]))[0], pair.template)
     if not case.photograph:
         return pair.sample, moved
     low, high = rng.uniform(30, 80), rng.uniform(150, 210)
     return _take_picture(pair.sample, low, high, rng), _take_picture(moved, low, high, rng)
 
 
-def _take_picture(
-    image: UInt8[np.ndarray, "h w"], low: float, high: float, rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w"]:
+def _stored(gray: Float32[np.ndarray, "h w"], like: Gray) -> Gray:
+    """Return gray values as those of a pair are stored: rounded to 8 bits, or in float16."""
+    return np.clip(gray, 0, 255).round().astype(np.uint8) if like.dtype == np.uint8 else gray.astype(np.float16)
+
+
+def _take_picture(image: Gray, low: float, high: float, rng: np.random.Generator) -> Gray:
     gray = (low + (high - low) * image.astype(np.float32) / 255) / 255
     gray = augment.add_light_gradient(gray, rng, 0.3)
     gray = augment.blur(gray, float(rng.uniform(0.3, 1.0)))
     gray = augment.add_noise(gray, rng, float(rng.uniform(0.01, 0.05)))
-    return np.clip(gray * 255, 0, 255).round().astype(np.uint8)
+    return _stored(gray * 255, image)
 
 
 def inspector_method(inspector: DefectInspector, *, align: bool = True) -> Method:
     """Return the method that a loaded network stands for."""
 
-    def run(sample: UInt8[np.ndarray, "h w"], template: UInt8[np.ndarray, "h w"]) -> Answer:
+    def run(sample: Gray, template: Gray) -> Answer:
         compared = inspector.compare(from_array(sample), from_array(template), align=align)
         margin = inspector.network.config.box_margin_px
         default, everything = (decode(*compared.maps, inspector.calibration, least, margin) for least in (0.5, 0.0))

@@ -31,7 +31,7 @@ Picture = UInt8[np.ndarray, "_ _"]
 GOOD_PX, FAIR_PX, WRONG_PX = RIGHT_PX, 10.0, 20.0  # mean errors: right, nearly right, and what must not be accepted
 SHIFT = 0.15  # largest, in parts of the side
 SIDES_PX = (128, 640)  # of the images of a case
-_LEAST_SIDE_PX = 96  # of a pair: twice the least side of an image to register
+LEAST_SIDE_PX, MOST_SIDE_PX = 96, 32_766  # of a pair: twice the least of an image to register; what OpenCV can resample
 UNKNOWN = Search(np.eye(3), False, RANGE, 180.0, "affine")  # of two images of one size
 
 
@@ -84,17 +84,26 @@ def displace(fixed: Picture, moving: Picture, true: Matrix, side: int, rng: np.r
     return fixed[y : y + side, x : x + side].copy(), seen
 
 
+def check_sides(pairs: Sequence[AlignedPair]) -> None:
+    """Refuse pairs that are too small or too large to draw cases and views from; raises InputError."""
+    for pair in pairs:
+        if min(pair.a.shape) < LEAST_SIDE_PX or max(pair.a.shape) > MOST_SIDE_PX:
+            got = f"{pair.name} has {pair.a.shape}"
+            raise InputError(f"images of keypoints must have {LEAST_SIDE_PX} to {MOST_SIDE_PX} px a side, {got}")
+
+
 def draw_cases(
     pairs: Sequence[AlignedPair], count: int, seed: int, sides_px: tuple[int, int] = SIDES_PX
 ) -> Iterator[RegistrationCase]:
     """Draw cases: near and at any angle by turns, every fourth absent, the sensors' roles and sizes at random.
 
     Raises:
-        InputError: fewer than two pairs, or one that is too small.
+        InputError: fewer than two pairs, or one that is too small or too large.
     """
-    least = min((min(pair.a.shape) for pair in pairs), default=0)
-    if len(pairs) < 2 or least < _LEAST_SIDE_PX:
-        raise InputError(f"cases need two pairs of {_LEAST_SIDE_PX} px a side, got {len(pairs)}, the smallest of {least} px")
+    if len(pairs) < 2:
+        raise InputError(f"cases need two pairs, got {len(pairs)}: an absent one shows another scene")
+    check_sides(pairs)
+    least = min(min(pair.a.shape) for pair in pairs)
     low, high = (min(side, least) for side in sides_px)
     for i in range(count):
         rng = np.random.default_rng([seed, i])

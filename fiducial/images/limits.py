@@ -1,6 +1,7 @@
 """Limits that hold for every image, whatever its format, and the one line that is said where they are exceeded."""
 
 import errno
+import logging
 import math
 import stat
 import unicodedata
@@ -17,6 +18,7 @@ from fiducial.records import InputError
 MAX_BYTES = 4 * 2**30
 MAX_CHANNELS = 16
 
+_LOGGING = ("tifffile", "imagecodecs", "rasterio")  # decoders that note what they find odd in a file
 _UNSHOWN = {"Cc", "Cs", "Zl", "Zp"}  # characters that break a line, move the cursor or cannot be encoded
 
 
@@ -63,9 +65,14 @@ def first_bytes(path: Path, count: int) -> bytes:
 def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises over a file into one line, and keep its warnings to itself.
 
+    What it logs goes where the program that calls has handlers, and else nowhere, rather than to standard error.
+
     Raises:
         InputError: the file cannot be read or decoded, or does not fit into memory.
     """
+    for name in _LOGGING:
+        if not (logger := logging.getLogger(name)).handlers:
+            logger.addHandler(logging.NullHandler())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fiducial.images.limits import MAX_CHANNELS, check_budget, decoding, first_bytes, readable
+from fiducial.images.stated import unit_of
 from fiducial.records import Image, InputError, Window
 
 SUFFIX = ".zarr"
-UNITS = {"micrometer": "µm", "nanometer": "nm", "millimeter": "mm", "centimeter": "cm", "meter": "m", "angstrom": "Å"}
 MISSING = "OME-Zarr needs the package zarr: pip install 'fiducial[zarr]'"
 
 _METADATA = ("zarr.json", ".zattrs")  # of a group: Zarr 3, Zarr 2
@@ -197,7 +197,7 @@ def _dtype(stated: object) -> np.dtype[Any]:
 def _plane(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...]) -> _Plane:
     """Tell the axes; refuse an image of several planes, as stacks in TIFF are."""
     axes = [{"name": axis} if isinstance(axis, str) else axis for axis in multiscale["axes"]]
-    names = [str(axis["name"]) for axis in axes]
+    names = [str(axis["name"]).lower() for axis in axes]
     if len(names) != len(shape) or not {"y", "x"} <= set(names) or len(set(names)) != len(names):
         raise ValueError(f"axes must be y, x and others of the array's, got {names} and {shape}")
     y, x, c = names.index("y"), names.index("x"), names.index("c") if "c" in names else None
@@ -207,22 +207,19 @@ def _plane(path: Path, multiscale: dict[str, Any], shape: tuple[int, ...]) -> _P
         raise InputError(
             f"expected one plane, {readable(path)} holds {held}: save the plane to be measured as a file of its own"
         )
-    unit, other = axes[y].get("unit"), axes[x].get("unit")
-    pixel_size = _pixel_size(multiscale, (y, x), len(names)) if isinstance(unit, str) and unit == other else None
-    stated = None if pixel_size is None else UNITS.get(str(unit), str(unit))
-    return _Plane(y, x, c if c is not None and shape[c] > 1 else None, pixel_size, stated)
+    unit, other = (unit_of(str(axes[i].get("unit") or "")) for i in (y, x))
+    pixel_size = _pixel_size(multiscale, (y, x), len(names)) if unit is not None and unit == other else None
+    return _Plane(y, x, c if c is not None and shape[c] > 1 else None, pixel_size, None if pixel_size is None else unit)
 
 
 def _pixel_size(multiscale: dict[str, Any], yx: tuple[int, int], axes: int) -> tuple[float, float] | None:
-    """Return the size of the largest level's pixels: its own scale, and that of all levels."""
+    """Return the size of the largest level's pixels: its own scale, and that of all levels; None if neither is stated."""
     stated = [*multiscale["datasets"][0].get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]
-    size = [1.0, 1.0]
-    for step in stated:
-        if step["type"] == "scale":
-            if "scale" not in step or len(step["scale"]) != axes:
-                return None
-            size = [own * float(step["scale"][axis]) for own, axis in zip(size, yx, strict=True)]
-    return (size[0], size[1]) if all(0 < n < math.inf for n in size) else None
+    scales = [step.get("scale", ()) for step in stated if step["type"] == "scale"]
+    if not scales or any(len(scale) != axes for scale in scales):
+        return None
+    tall, wide = (math.prod(float(scale[axis]) for scale in scales) for axis in yx)
+    return (tall, wide) if 0 < tall < math.inf and 0 < wide < math.inf else None
 
 
 def _check_chunks(name: str, asked: list[slice], parts: tuple[int, ...]) -> None:

@@ -41,11 +41,16 @@ def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: 
     """Return an `Image` for a path, an array (H, W) or (H, W, C), or an `Image`.
 
     Raises:
-        InputError: as `open_image`, an array that is no image, or two or four channels of a microscope, which are not gray and
-            alpha, nor color and alpha.
+        InputError: as `open_image`, none of these, an array that is no image, or two or four channels of a microscope, which
+            are not gray and alpha, nor color and alpha.
     """
     if isinstance(source, np.ndarray):
         return from_array(source)
+    if not isinstance(source, str | os.PathLike | Image):
+        raise InputError(
+            f"expected a path, a NumPy array (H, W) or (H, W, C), or an Image, got {type(source).__name__}: "
+            "numpy.asarray may make an array of it"
+        )
     image = source if isinstance(source, Image) else open_image(source, max_bytes)
     if image.stains and image.channels in (2, 4):
         raise InputError(

@@ -71,14 +71,19 @@ def _next_page(file: BinaryIO, path: Path, offset: int, formats: tuple[str, str,
     return int(struct.unpack(pointer, following)[0]) if len(following) == struct.calcsize(pointer) else 0
 
 
-def planes(tiff: Any, count: int, path: Path) -> list[int]:  # noqa: ANN401 (tifffile ships no types)
-    """Return which of `count` pages are the channels of a TIFF's image: the first alone, unless the file states channels.
+def whole_pages(tiff: Any, count: int) -> list[int]:  # noqa: ANN401 (tifffile ships no types)
+    """Return which of `count` pages are neither smaller copies nor masks; the first, if all say that they are."""
+    return [i for i in range(count) if not tiff.pages[i].subfiletype & (_REDUCED | _MASK)] or [0]
+
+
+def planes(tiff: Any, whole: list[int], path: Path) -> list[int]:  # noqa: ANN401 (tifffile ships no types)
+    """Return which of a TIFF's whole pages are the channels of its image: the first alone, unless the file states channels.
 
     Raises:
-        InputError: the file states, or holds, more than one plane.
+        InputError: the file states, or holds, more than one plane, or several images.
     """
-    first = tiff.pages[0]
-    alike = [i for i in range(count) if i == 0 or _belongs(tiff.pages[i], first)]
+    first = tiff.pages[whole[0]]
+    alike = [i for i in whole if tiff.pages[i].shape == first.shape and tiff.pages[i].dtype == first.dtype]
     stated = {axis: n for axis, n in _stated_axes(tiff, first, len(alike)).items() if n != 1}
     channels = stated.pop("C", 1)
     if stated:
@@ -97,16 +102,18 @@ def planes(tiff: Any, count: int, path: Path) -> list[int]:  # noqa: ANN401 (tif
             "save those to be measured as a file of their own"
         )
     if tiff.is_ome:
+        _check_images(tiff, len(whole) > channels, path)
         order = _ome_order(tiff)
         if len(order) == channels and set(order) <= set(alike):
             return order
     return alike[:channels]
 
 
-def _belongs(page: Any, first: Any) -> bool:  # noqa: ANN401 (tifffile ships no types)
-    """Say whether a page may be another plane of the first one's image: no smaller copy, no mask."""
-    same = page.shape == first.shape and page.dtype == first.dtype
-    return same and not page.subfiletype & (_REDUCED | _MASK)
+def _check_images(tiff: Any, further: bool, path: Path) -> None:  # noqa: ANN401 (tifffile ships no types)
+    """Refuse OME-XML of several images if the file has further pages: images that lie in other files are no matter."""
+    images = len(_ome_elements(tiff, "Image"))
+    if images > 1 and further:
+        raise InputError(f"{readable(path)} holds {images} images: save the one to be measured as a file of its own")
 
 
 def _stated_axes(tiff: Any, first: Any, pages: int) -> Mapping[str, int]:  # noqa: ANN401 (tifffile ships no types)
@@ -122,18 +129,20 @@ def _stated_axes(tiff: Any, first: Any, pages: int) -> Mapping[str, int]:  # noq
         if axes["C"] == first.samplesperpixel:
             axes["C"] = 1
         return axes | {"I": pages} if math.prod(axes.values()) == 1 else axes
-    if tiff.is_shaped and first.shaped_description.startswith("{"):
-        return _shaped_axes(json.loads(first.shaped_description), first, pages)
+    if (told := first.shaped_description) and told.startswith("{"):
+        return _shaped_axes(json.loads(told), first, pages)
     return {"I": pages}
 
 
 def ome_pixels(tiff: Any) -> ET.Element | None:  # noqa: ANN401 (tifffile ships no types)
     """Return what OME-XML states of the first image's pixels; None if nothing."""
-    if not tiff.is_ome:
-        return None
+    return next(iter(_ome_elements(tiff, "Pixels")), None) if tiff.is_ome else None
+
+
+def _ome_elements(tiff: Any, name: str) -> list[ET.Element]:  # noqa: ANN401 (tifffile ships no types)
     if "<!DOCTYPE" in tiff.ome_metadata:
         raise ValueError("its OME-XML defines entities")
-    return next((e for e in ET.fromstring(tiff.ome_metadata).iter() if _is(e, "Pixels")), None)
+    return [element for element in ET.fromstring(tiff.ome_metadata).iter() if _is(element, name)]
 
 
 def _is(element: ET.Element, name: str) -> bool:
@@ -147,6 +156,12 @@ def _ome_axes(stated: ET.Element, first: Any, pages: int) -> Mapping[str, int]: 
     if samples == 1 and pages == 1 and axes["C"] == first.samplesperpixel:
         samples = axes["C"]  # some writers leave it out
     return axes | {"C": axes["C"] // max(samples, 1)}
+
+
+def ome_channels(tiff: Any) -> int:  # noqa: ANN401 (tifffile ships no types)
+    """Return how many channels OME-XML names of the first image; 0 if none."""
+    stated = ome_pixels(tiff)
+    return 0 if stated is None else sum(_is(element, "Channel") for element in stated)
 
 
 def _ome_order(tiff: Any) -> list[int]:  # noqa: ANN401 (tifffile ships no types)

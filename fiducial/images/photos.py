@@ -3,8 +3,10 @@
 Pillow would reduce 16 bits to 8, and takes three times the memory of the pixels for a moment.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import imagecodecs
@@ -18,10 +20,14 @@ from fiducial.records import Image, InputError
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
-Kind = Callable[[Path], PillowImage.Image]
+Kind = Callable[[Path | BytesIO], PillowImage.Image]
 
 _CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3}  # by Pillow's mode, as they are returned
 _PLAIN_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the PNG's type of color
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_TURNING = (b"exif\0", b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that may state an orientation
+_LONGEST_NOTE = _PIECE = 2**20  # bytes; Pillow unpacks no longer ones
 
 # What the EXIF orientations 2 to 8 ask for: whether rows and columns change places, then the axes that are turned over.
 _TURNS: Mapping[int, tuple[bool, tuple[int, ...]]] = {
@@ -41,7 +47,7 @@ def open_photo(path: Path, kind: Kind, max_bytes: int) -> Image:
     Raises:
         InputError: as `open_image`.
     """
-    with decoding(path), kind(path) as header:
+    with decoding(path), kind(_source(path, header=True)) as header:
         # Image's own getexif: that of PNG would decode the pixels to look behind them.
         orientation = PillowImage.Image.getexif(header).get(ExifTags.Base.Orientation, 1)
         (width, height), mode = header.size, header.mode
@@ -62,7 +68,7 @@ def open_photo(path: Path, kind: Kind, max_bytes: int) -> Image:
                 raise ValueError(f"its pixels are {pixels.shape}, its header says {(height, width, channels)}")
         return upright(pixels, turn)
 
-    return Image(readable(path.name), size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]])
+    return Image(readable(path.name), size, channels, dtype, lambda w: decode()[w[0] : w[2], w[1] : w[3]].copy())
 
 
 def upright(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "i j *c"]:
@@ -80,8 +86,38 @@ def _plain_png(path: Path) -> tuple[int, int]:
     return (head[24], _PLAIN_CHANNELS[head[25]]) if plain else (0, 0)
 
 
+def _source(path: Path, *, header: bool = False) -> Path | BytesIO:
+    """Return what Pillow is to open: a PNG without its notes, any other file as it is."""
+    return _lean(path, header=header) if first_bytes(path, len(PNG)) == PNG else path
+
+
+def _lean(path: Path, *, header: bool = False) -> BytesIO:
+    """Return a PNG's pixels and palette; of its header, instead of the pixels, what says how it is turned.
+
+    Pillow would refuse the whole file for one long profile or text.
+    """
+    lean = BytesIO()
+    with path.open("rb") as file:
+        lean.write(file.read(len(PNG)))
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            begins = file.read(min(length, 24)) if name in _TEXT_CHUNKS else b""
+            file.seek(-len(begins), 1)
+            note = header and length <= _LONGEST_NOTE and (name == b"eXIf" or begins.startswith(_TURNING))
+            if not note and name not in _PIXEL_CHUNKS:
+                file.seek(length + 4, 1)
+                continue
+            lean.write(head)
+            if header and name == b"IDAT":
+                break
+            for start in range(0, length + 4, _PIECE):
+                lean.write(file.read(min(_PIECE, length + 4 - start)))
+    lean.seek(0)
+    return lean
+
+
 def _decode(path: Path, kind: Kind) -> Shaped[np.ndarray, "..."]:
-    with kind(path) as image:
+    with kind(_source(path)) as image:
         if image.mode in ("P", "CMYK"):
             return np.asarray(image.convert("RGB"))
         return np.asarray(image.convert("L") if image.mode == "1" else image)

@@ -1,6 +1,9 @@
 """What a TIFF states of its pixels: their size, their place on a map, and which value stands for no data."""
 
+import json
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +14,54 @@ from fiducial.images.limits import decoding, readable
 from fiducial.images.pages import ome_pixels
 from fiducial.records import InputError
 
-GEO_TAGS = (34735, 33922, 34264)  # GeoTIFF's keys, tie points and transform: where none is, GDAL knows of no map
+_GEO_TAGS = (34735, 33922, 34264)  # GeoTIFF's keys, tie points and transform
 _NO_DATA = 42113
 
-_UNITS = {
-    "µm": "µm",
-    "um": "µm",
-    "micron": "µm",
-    "microns": "µm",
-    "\\u00B5m": "µm",
-    "nm": "nm",
-    "mm": "mm",
-    "cm": "cm",
-    "m": "m",
-}
+# Symbols of units by their name in NGFF.
+UNITS = {
+    "picometer": "pm", "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm", "centimeter": "cm",
+    "meter": "m", "kilometer": "km", "inch": "in",
+}  # fmt: skip
+_SPELLED = {"um": "µm", "micron": "µm", "inches": "in", "angstroem": "Å", "ångström": "Å"}
+_NO_LENGTH = {"", "pixel", "px", "pix", "reference frame", "referenceframe"}
 
 
-def physical_size(tiff: Any) -> tuple[tuple[float, float] | None, str | None]:  # noqa: ANN401 (tifffile ships no types)
-    """Read the pixel's height and width and their unit from OME-XML or ImageJ's description.
+def unit_of(stated: str) -> str | None:
+    """Return a unit by its symbol, however it is spelled, or as it is if it is unknown; None for pixels and OME's own frame."""
+    text = stated.strip().replace("\\u00B5", "µ").replace("\u03bc", "µ").replace("\u212b", "Å")
+    names = [text.lower(), text.lower().removesuffix("s").replace("metre", "meter")]
+    if _NO_LENGTH & set(names):
+        return None
+    return next((known[name] for name in names for known in (_SPELLED, UNITS) if name in known), readable(text))
+
+
+def physical_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, str | None]:  # noqa: ANN401 (tifffile ships no types)
+    """Read the pixel's height and width and their unit from OME-XML, or the description of ImageJ or of tifffile.
 
     Neither a bare dpi is trusted, nor sides in two units.
     """
-    stated = ome_pixels(tiff)
-    if stated is not None and "PhysicalSizeX" in stated.attrib:
-        wide = float(stated.attrib["PhysicalSizeX"])
-        tall = float(stated.attrib.get("PhysicalSizeY", wide))
-        named = stated.attrib.get("PhysicalSizeXUnit", "µm")
-        alike = "PhysicalSizeY" not in stated.attrib or stated.attrib.get("PhysicalSizeYUnit", "µm") == named
-        if alike and 0 < tall < math.inf and 0 < wide < math.inf:
-            return (tall, wide), readable(named.replace("\u03bc", "µ"))
-    unit = _UNITS.get(str((tiff.imagej_metadata or {}).get("unit", ""))) if tiff.is_imagej else None
-    tags = tiff.pages[0].tags
-    if unit and "XResolution" in tags and "YResolution" in tags:
-        (xn, xd), (yn, yd) = tags["XResolution"].value, tags["YResolution"].value
+    stated = _stated_sides(tiff, page)
+    if "PhysicalSizeX" in stated:
+        wide = _number(stated["PhysicalSizeX"])
+        tall = _number(stated.get("PhysicalSizeY", stated["PhysicalSizeX"]))
+        named = unit_of(stated.get("PhysicalSizeXUnit", "µm"))
+        alike = "PhysicalSizeY" not in stated or unit_of(stated.get("PhysicalSizeYUnit", "µm")) == named
+        if named and alike and 0 < tall < math.inf and 0 < wide < math.inf:
+            return (tall, wide), named
+    unit = unit_of(str((tiff.imagej_metadata or {}).get("unit", ""))) if tiff.is_imagej else None
+    if unit in UNITS.values() and "XResolution" in page.tags and "YResolution" in page.tags:
+        (xn, xd), (yn, yd) = page.tags["XResolution"].value, page.tags["YResolution"].value
         if min(xn, xd, yn, yd) > 0:
             return (yd / yn, xd / xn), unit
     return None, None
+
+
+def _stated_sides(tiff: Any, page: Any) -> Mapping[str, str]:  # noqa: ANN401 (tifffile ships no types)
+    """Return what OME-XML states of the pixels, or tifffile's description by the same names."""
+    if (stated := ome_pixels(tiff)) is not None:
+        return stated.attrib
+    told = page.shaped_description
+    return {name: str(value) for name, value in json.loads(told).items()} if told and told.startswith("{") else {}
 
 
 def no_data(page: Any) -> float | None:  # noqa: ANN401 (tifffile ships no types)
@@ -56,6 +71,19 @@ def no_data(page: Any) -> float | None:  # noqa: ANN401 (tifffile ships no types
         return None if stated is None else float(str(stated).strip().replace(",", "."))
     except ValueError:
         return None
+
+
+def _number(stated: str) -> float:
+    try:
+        return float(stated)
+    except ValueError:
+        return math.nan
+
+
+def has_georeference(path: Path, page: Any) -> bool:  # noqa: ANN401 (tifffile ships no types)
+    """Say whether a page, a world file beside it or GDAL's own notes may state a map: GDAL need not look at other files."""
+    beside = (*(f"{path.with_suffix('')}{ending}" for ending in (".tfw", ".wld", f"{path.suffix}w")), f"{path}.aux.xml")
+    return any(tag in page.tags for tag in _GEO_TAGS) or any(os.path.exists(file) for file in beside)
 
 
 def read_georeference(path: Path) -> tuple[str | None, np.ndarray | None]:

@@ -11,8 +11,8 @@ from jaxtyping import Shaped
 from PIL import JpegImagePlugin
 
 from fiducial.images.limits import check_budget, check_dtype, decoding, readable
-from fiducial.images.pages import count_pages, planes
-from fiducial.images.stated import GEO_TAGS, no_data, physical_size, read_georeference
+from fiducial.images.pages import count_pages, ome_channels, planes, whole_pages
+from fiducial.images.stated import has_georeference, no_data, physical_size, read_georeference
 from fiducial.records import Image, InputError, Window
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -22,7 +22,10 @@ COMPRESSIONS = {
     1: "none", 5: "LZW", JPEG_IN_TIFF: "JPEG", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd",
 }  # fmt: skip
 PHOTOMETRICS = {0: "white is zero", 1: "gray", 2: "RGB", 6: "YCbCr"}  # the last in JPEG only, whose decoder makes RGB of it
-_WHITE_IS_ZERO, _YCBCR = 0, 6
+_WHITE_IS_ZERO, _GRAYS, _YCBCR = 0, (0, 1), 6
+_PHOTOMETRIC, _ORIENTATION = 262, 274  # tags
+_PLANAR = 2
+_ALPHAS = (1, 2)  # kinds of further samples
 _SPARE_BYTES = 2**16  # by which an encoded segment may exceed twice the size of what it decodes to
 
 
@@ -33,11 +36,13 @@ def open_tiff(path: Path, max_bytes: int) -> Image:
         with tifffile.TiffFile(path, is_ndpi=False) as tiff:
             if not count or not tiff.pages:
                 raise InputError(f"{readable(path)} holds no image: export it again")
-            page = tiff.pages[0]
+            whole = whole_pages(tiff, count)
+            page = tiff.pages[whole[0]]
             _check_page(page, path)
-            pages = planes(tiff, count, path)
-            pixel_size, unit = physical_size(tiff)
-            georeferenced = any(tag in page.tags for tag in GEO_TAGS)
+            pages = planes(tiff, whole, path)
+            pixel_size, unit = physical_size(tiff, page)
+            georeferenced = whole[0] == 0 and has_georeference(path, page)  # GDAL reads that of the first
+            stains = len(pages) > 1 or _holds_stains(tiff, page)
             size, dtype = (int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype)
             channels = len(pages) * int(page.samplesperpixel)
 
@@ -51,7 +56,7 @@ def open_tiff(path: Path, max_bytes: int) -> Image:
         return pixels
 
     crs, pixel_to_world = read_georeference(path) if georeferenced else (None, None)
-    return Image(readable(path.name), size, channels, dtype, read, pixel_size, unit, crs, pixel_to_world, len(pages) > 1)
+    return Image(readable(path.name), size, channels, dtype, read, pixel_size, unit, crs, pixel_to_world, stains)
 
 
 def _check_page(page: Any, path: Path) -> None:  # noqa: ANN401 (tifffile ships no types)
@@ -62,13 +67,25 @@ def _check_page(page: Any, path: Path) -> None:  # noqa: ANN401 (tifffile ships 
         raise InputError(
             f"compression must be one of {allowed}, {name} has {_named(page.compression)}: save it with one of them"
         )
-    photometric, turned = page.photometric, page.tags.valueof(274, 1) != 1
+    photometric, turned = page.photometric, page.tags.valueof(_ORIENTATION, 1) not in (0, 1)  # some writers' 0 says nothing
     if photometric not in PHOTOMETRICS or turned or (photometric == _YCBCR and page.compression != JPEG_IN_TIFF):
         found = f"{_named(photometric)}{', turned' * turned}"
         raise InputError(f"expected a gray or RGB TIFF, upright, {name} is {found}: save it so")
+    if page.compression == JPEG_IN_TIFF and page.planarconfig == _PLANAR and page.samplesperpixel > 1:
+        raise InputError(f"expected colors that lie interleaved, as JPEG, {name} has them in planes: save it interleaved")
     if page.dtype is None or 0 in (page.imagelength, page.imagewidth, page.samplesperpixel):
         raise InputError(f"expected pixels of 8, 16, 32 or 64 bits, or of one, {name} holds none: export it again")
     check_dtype(name, np.dtype(page.dtype))
+
+
+def _holds_stains(tiff: Any, page: Any) -> bool:  # noqa: ANN401 (tifffile ships no types)
+    """Say whether the samples of a gray page are images of their own: none is alpha, and they are more than gray and one.
+
+    Two that lie interleaved may be gray and alpha that is not stated as such, unless OME-XML names them as channels.
+    """
+    if page.photometric not in _GRAYS or page.samplesperpixel == 1 or any(extra in _ALPHAS for extra in page.extrasamples):
+        return False
+    return page.samplesperpixel > 2 or page.planarconfig == _PLANAR or ome_channels(tiff) > 1
 
 
 def _named(number: Any) -> str:  # noqa: ANN401 (tifffile's enumerations, or a number they do not know)
@@ -86,12 +103,12 @@ def _read_page(tiff: Any, page: Any, window: Window, max_bytes: int) -> Shaped[n
     """Return a window of a page; what it states to be no data is NaN where its pixels are floats."""
     if window[2] > page.imagelength or window[3] > page.imagewidth:
         raise ValueError("a page is smaller than the first")
-    if page.is_final and (page.planarconfig == 1 or page.samplesperpixel == 1):
+    if page.is_final and page.dataoffsets[0] and (page.planarconfig == 1 or page.samplesperpixel == 1):
         pixels = _read_plain(tiff, page, window)
     else:
         pixels = _read_segments(tiff, page, window, max_bytes)
-    if page.photometric == _WHITE_IS_ZERO and pixels.dtype.kind in "bu":
-        return np.bitwise_not(pixels)
+    if page.photometric == _WHITE_IS_ZERO and _PHOTOMETRIC in page.tags and pixels.dtype.kind in "bu":
+        return np.bitwise_xor(pixels, pixels.dtype.type(2**page.bitspersample - 1))  # of 12 bits in 16, those 12
     missing = no_data(page)
     if missing is not None and pixels.dtype.kind == "f":
         pixels[pixels == pixels.dtype.type(missing)] = np.nan
@@ -123,17 +140,24 @@ def _read_segments(tiff: Any, page: Any, window: Window, max_bytes: int) -> Shap
     segment = (tall if page.is_tiled else min(tall, page.imagelength), wide, samples)
     check_budget(f"a strip or tile of {readable(tiff.filename)}", segment, page.dtype.itemsize, max_bytes)
     most = 2 * segment[0] * wide * samples * page.dtype.itemsize + _SPARE_BYTES
-    missing = no_data(page)
-    fill = page.nodata if missing is None or page.dtype.kind != "f" else missing
-    out = np.full((y1 - y0, x1 - x0, page.samplesperpixel), fill, page.dtype)
+    out = np.full((y1 - y0, x1 - x0, page.samplesperpixel), _fill(page), page.dtype)
     for index in _segments_in(page, window, tall, wide):
         if index >= min(len(page.dataoffsets), len(page.databytecounts)):
             raise ValueError(f"segment {index} is missing")
-        if not page.databytecounts[index]:
+        if not (page.databytecounts[index] and page.dataoffsets[index]):
             continue
         pixels, sample, (top, left) = _decode(tiff, page, index, most)
-        _paste(out, pixels, (top - y0, left - x0), sample if page.planarconfig == 2 else None)
+        _paste(out, pixels, (top - y0, left - x0), sample if page.planarconfig == _PLANAR else None)
     return out
+
+
+def _fill(page: Any) -> float:  # noqa: ANN401 (tifffile ships no types)
+    """Return what pixels hold that are not stored: the value for no data, if their type can hold it, else 0."""
+    stated, dtype = no_data(page), np.dtype(page.dtype)
+    if stated is None or dtype.kind == "f":
+        return stated or 0
+    held = dtype.kind in "iu" and stated.is_integer() and np.iinfo(dtype).min <= stated <= np.iinfo(dtype).max
+    return stated if held else 0
 
 
 def _decode(tiff: Any, page: Any, index: int, most: int) -> tuple[np.ndarray, int, tuple[int, int]]:  # noqa: ANN401 (tifffile ships no types)
@@ -165,7 +189,7 @@ def _check_jpeg(encoded: bytes, page: Any) -> None:  # noqa: ANN401 (tifffile sh
 def _segments_in(page: Any, window: Window, tall: int, wide: int) -> Iterator[int]:  # noqa: ANN401 (tifffile ships no types)
     y0, x0, y1, x1 = window
     down, across = -(-page.imagelength // tall), -(-page.imagewidth // wide)
-    for plane in range(page.samplesperpixel if page.planarconfig == 2 else 1):
+    for plane in range(page.samplesperpixel if page.planarconfig == _PLANAR else 1):
         for row in range(y0 // tall, -(-y1 // tall)):
             for column in range(x0 // wide, -(-x1 // wide)):
                 yield (plane * down + row) * across + column

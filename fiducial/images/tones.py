@@ -1,10 +1,11 @@
 """The gray values of an image: whole, reduced, sampled."""
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from fiducial.records import Image, InputError
 
@@ -13,6 +14,18 @@ def as_float32(pixels: Shaped[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w
     """Return pixels as float32; those too large for it become infinite, which counts as no value."""
     with np.errstate(over="ignore"):
         return pixels.astype(np.float32)
+
+
+def in_type(values: Float[np.ndarray, "..."], dtype: np.dtype[Any]) -> Shaped[np.ndarray, "..."]:
+    """Return values in a type of pixel; in one of integers rounded, and no further than its ends."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    rounded = np.maximum(np.rint(values), least)
+    beyond = rounded >= most  # floats cannot hold the end of the longer types: they would round it up, and wrap
+    out = np.where(beyond, 0, rounded).astype(dtype)
+    out[beyond] = most
+    return out
 
 
 def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarray, "h w"]:

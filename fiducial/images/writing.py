@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Shaped
 from fiducial.images.omezarr import SUFFIX as ZARR
 from fiducial.images.opening import from_array
 from fiducial.images.zarr_writing import write_omezarr
-from fiducial.records import InputError
+from fiducial.records import Image, InputError
 
 
 def _plain(value: object) -> object:
@@ -29,6 +30,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_plain)
 # Rows as differences to the row above, packed in a hurry: half the time of a search for the best, and hardly more space.
 _PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+_NOT_IN_OME = ("int64", "uint64", "float16")
 
 
 @contextmanager
@@ -51,9 +53,12 @@ def write_image(
 ) -> None:
     """Write a PNG, a TIFF (OME-TIFF if the pixel size is given) or an OME-Zarr; it appears whole or not at all.
 
+    Booleans are written as 0 and 1, in a PNG as 0 and 255. Integers of 8 bytes and float16, which OME does not know, go into a
+    TIFF that states the pixel size in tifffile's own description, where `open_image` finds it.
+
     Raises:
         InputError: the suffix is none of .png, .tif(f) and .zarr; a PNG's pixels are not gray or RGB(A) of 8 or 16 bits; as
-            `write_omezarr`.
+            `from_array` and `write_omezarr`.
     """
     suffix = path.suffix.lower()
     if suffix == ZARR:
@@ -65,11 +70,30 @@ def write_image(
         if suffix == ".png":
             _write_png(temporary, pixels)
             return
-        meta: dict[str, str | float] = {"axes": "YX" if pixels.ndim == 2 else "YXS"}
-        if pixel_size is not None:
-            meta |= {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
-            meta |= {"PhysicalSizeYUnit": unit, "PhysicalSizeXUnit": unit}
-        tifffile.imwrite(temporary, pixels, compression="zlib", ome=pixel_size is not None, metadata=meta)
+        image = from_array(pixels)
+        plain = image.read().astype(np.uint8) if image.dtype.kind == "b" else image.read()
+        tifffile.imwrite(temporary, plain, compression="zlib", **tiff_options(image, plain.dtype, pixel_size, unit))
+
+
+def holds_colors(image: Image) -> bool:
+    """Say whether channels are to be written as RGB(A): four stains are none, and must not come back as such."""
+    return image.channels == 3 or (image.channels == 4 and not image.stains)
+
+
+def tiff_options(
+    image: Image, dtype: np.dtype[Any], pixel_size: tuple[float, float] | None, unit: str | None
+) -> dict[str, Any]:
+    """Return what `tifffile.imwrite` is to be told of an image's channels, which lie interleaved, and of a pixel size."""
+    meta: dict[str, str | float] = {"axes": "YX" if image.channels == 1 else "YXS"}
+    if pixel_size is not None:
+        meta |= {"PhysicalSizeY": pixel_size[0], "PhysicalSizeX": pixel_size[1]}
+        meta |= {"PhysicalSizeYUnit": unit or "µm", "PhysicalSizeXUnit": unit or "µm"}
+    return {
+        "photometric": "rgb" if holds_colors(image) else "minisblack",
+        "planarconfig": "contig" if image.channels > 1 else None,
+        "ome": pixel_size is not None and dtype.name not in _NOT_IN_OME,
+        "metadata": meta,
+    }
 
 
 def _write_png(path: Path, pixels: Shaped[np.ndarray, "h w *c"]) -> None:

@@ -16,7 +16,9 @@ from jaxtyping import Shaped
 
 from fiducial.coords import scale_transform
 from fiducial.images.limits import readable
-from fiducial.images.omezarr import MISSING, UNITS, is_omezarr
+from fiducial.images.omezarr import MISSING, is_omezarr
+from fiducial.images.stated import UNITS
+from fiducial.images.tones import in_type
 from fiducial.records import Image, InputError, Progress, Window
 
 CHUNK_PX = 512
@@ -97,7 +99,7 @@ def _halved(pixels: Shaped[np.ndarray, "*c h w"], *, classes: bool) -> Shaped[np
     real = np.float64 if pixels.dtype.itemsize > 2 else np.float32
     padded = np.pad(pixels, missing, mode="edge").astype(real)
     means = padded.reshape(*padded.shape[:-2], padded.shape[-2] // 2, 2, -1, 2).mean(axis=(-3, -1))
-    return (means if pixels.dtype.kind == "f" else np.rint(means)).astype(pixels.dtype)
+    return in_type(means, pixels.dtype)
 
 
 def _metadata(path: Path, image: Image, axes: list[str], levels: int, *, classes: bool, zarr_format: int) -> dict[str, Any]:

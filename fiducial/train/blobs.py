@@ -55,7 +55,6 @@ def train_blobs(
         batch=batch,
         learning_rate=SLOWER * schedule.learning_rate,
         warmup=min(schedule.warmup, max(1, steps // 10)),
-        average=min(schedule.average, 1 - 1 / max(2.0, steps / 5)),
     )
     trained = fit(warm, second, shorter, out / "contrast", publish)
     assert isinstance(trained, CADSN)

@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from torch import nn
 
 from fiducial import weights
-from fiducial.datasets import ALIGNED_FOLDERS, AlignedPair, read_aligned, read_textures
+from fiducial.datasets import ALIGNED_FOLDERS, AlignedPair, list_images, read_aligned, read_textures
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate.keypoints import fit_registrations
+from fiducial.evaluate.keypoints import check_sides, fit_registrations
 from fiducial.landmarks.network import Config, KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
 from fiducial.landmarks.samples import Pool, batch_loss, change_modality, collate, contrast_batch_loss, make_pool, make_sample
@@ -71,13 +71,14 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
     Probabilities are fitted on the last fifth by name, which is not trained on.
 
     Raises:
-        InputError: fewer than ten pairs or images in the folder, or as `train_keypoints`.
+        InputError: fewer than ten pairs or images in the folder, one that is too small or too large, or as `train_keypoints`.
     """
     paired = any((data / first).is_dir() for first, _ in ALIGNED_FOLDERS)
-    images = () if paired else read_textures((data,), longest_px=2048)
-    pairs = read_aligned(data) if paired else tuple(_with_itself(image, i) for i, image in enumerate(images))
+    images = () if paired else zip(list_images(data), read_textures((data,), longest_px=2048), strict=True)
+    pairs = read_aligned(data) if paired else tuple(_with_itself(p.stem, image, i) for i, (p, image) in enumerate(images))
     if len(pairs) < LEAST:
         raise InputError(f"training needs at least {LEAST} pairs or images, {data} holds {len(pairs)}")
+    check_sides(pairs)  # before the training: it would not end on some, and those held out are too small for cases after it
     kept, held = hold_out(pairs, data)
     begun = None if scratch else weights.load("keypoints", start).network
     assert begun is None or isinstance(begun, KeypointNet)
@@ -93,7 +94,7 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
     return network
 
 
-def _with_itself(image: UInt8[np.ndarray, "_ _"], number: int) -> AlignedPair:
+def _with_itself(name: str, image: UInt8[np.ndarray, "_ _"], number: int) -> AlignedPair:
     """Return an image beside itself as another sensor might see it."""
     other = change_modality(image.astype(np.float32) / 255, np.random.default_rng([SEED, number]))
-    return AlignedPair(str(number), image, np.clip(other * 255, 0, 255).astype(np.uint8))
+    return AlignedPair(name, image, np.clip(other * 255, 0, 255).astype(np.uint8))

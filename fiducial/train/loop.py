@@ -1,4 +1,4 @@
-"""Train a network: one visible loop for all families, on one device or many (Lightning Fabric).
+"""Train a network: one visible loop for all families, on one device, or on those that `fabric run` is told (Lightning Fabric).
 
 A run lives in a folder: `state.safetensors` (to resume from), `log.csv`, `curves.png` and `weights.safetensors` (the
 exponential moving average of the network, what one evaluates and ships). Started again, a run goes on where it stopped.
@@ -9,10 +9,12 @@ import csv
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,8 +29,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fiducial import weights
+from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import whole_file, write_text
 from fiducial.records import InputError, Progress
+
+LOGGED = "step,loss,seconds_per_step"  # columns of log.csv
 
 ImageT = TypeVar("ImageT")
 SampleT = TypeVar("SampleT")
@@ -41,8 +46,11 @@ class Schedule:
 
     Attributes:
         learning_rate: the peak, reached after `warmup` steps and lowered to zero along a cosine.
-        average: decay per step of the moving average of the parameters.
-        precision: as Fabric names it; "bf16-mixed" is several times faster than "32-true" on CPUs that have it.
+        average: decay per step of the moving average of the parameters; less where steps are few, so that it forgets the start.
+        precision: as Fabric names it; "auto" is "bf16-mixed" where that is fast, and "32-true" where it is many times slower.
+
+    Raises:
+        InputError: no step, or none of warmup.
     """
 
     steps: int
@@ -53,9 +61,19 @@ class Schedule:
     clip_norm: float = 5.0
     average: float = 0.998
     seed: int = 0
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     workers: int = 1
     checkpoint_s: float = 240.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("warmup", self.warmup)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def decay(self) -> float:
+        """`average`, or what lets it reach back a fifth of the steps at most."""
+        return min(self.average, 1 - 1 / max(2.0, self.steps / 5))
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ class _Whole(Generic[BatchT]):
 
 
 class _Scored(nn.Module):
-    """Put the loss inside the forward pass, where several devices expect it."""
+    """Put the loss inside the forward pass, where mixed precision and several devices expect it."""
 
     def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
         super().__init__()
@@ -112,9 +130,9 @@ def fit(
     `publish(network, path)` writes a network to the family's weight file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(precision=schedule.precision)
+    fabric = _fabric(schedule.precision)
     fabric.seed_everything(schedule.seed, verbose=False)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(schedule.decay))  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     scored = _Scored(network, task.loss)
@@ -122,6 +140,9 @@ def fit(
     average.to(fabric.device)
     of = _fingerprint(network, task, schedule)
     start = load_state(out / "state.safetensors", network, average.module, optimizer, of)
+    if start == schedule.steps:
+        print(f"{out} is done, all {start} steps: nothing is left to train")
+        return average.module
     average.n_averaged.fill_(start)
     _trim_log(out / "log.csv", start)
     stream = _Stream(
@@ -148,7 +169,6 @@ def fit(
                 _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step + 1 - logged))
                 since, logged = time.monotonic(), step + 1
             if fabric.is_global_zero and saving:
-                settle_buffers(average.module, network)
                 save_state(out / "state.safetensors", step + 1, network, average.module, optimizer, of)
                 publish(average.module, out / "weights.safetensors")
                 plot_curves(out)
@@ -156,25 +176,52 @@ def fit(
     return average.module
 
 
+def _fabric(precision: str) -> Fabric:
+    """Return Fabric on the one device that every other command takes, too, unless `fabric run` has chosen devices."""
+    device = choose_device("auto")
+    fast = "bf16-mixed" if has_fast_bf16(device) else "32-true"
+    wanted: Any = fast if precision == "auto" else precision
+    if "LT_CLI_USED" in os.environ:  # nothing may contradict it
+        return Fabric() if "LT_PRECISION" in os.environ else Fabric(precision=wanted)
+    return Fabric(accelerator=device.type, devices=1, precision=wanted)
+
+
 def _rate(step: int, schedule: Schedule) -> float:
     warm = min(1.0, (step + 1) / schedule.warmup)
     return warm * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
 
 
-def settle_buffers(average: nn.Module, network: nn.Module) -> None:
-    """Copy the statistics of normalization, which are moving averages already, into the averaged network."""
-    for own, source in zip(average.buffers(), network.buffers(), strict=True):
-        own.copy_(source)
-
-
 def _fingerprint(network: nn.Module, task: Task[Any, Any], schedule: Schedule) -> str:
-    """Return what tells a run from one with another schedule, beginning, or data: these are seen in what is drawn first."""
+    """Return what tells a run from one with another schedule, configuration, beginning, or data.
+
+    Of data these are all that samples are drawn from, exactly, and the first batch, to three digits: machines round apart.
+    """
     told = hashlib.sha256(repr(replace(schedule, precision="", workers=0, checkpoint_s=0.0)).encode())
+    told.update(repr(getattr(network, "config", None)).encode())  # classes and margins, which no parameter shows
     for tensor in network.state_dict().values():
         told.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for piece in _pieces(task.draw):
+        told.update(piece)
     for part in task.collate([task.draw(np.random.default_rng([schedule.seed, i])) for i in range(schedule.batch)]):
         told.update(f"{tuple(part.shape)} {part.double().mean():.3g}".encode() if isinstance(part, Tensor) else b"")
     return told.hexdigest()
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    """Yield what a function is bound to, part by part: arrays by their shape and bytes, functions by their names."""
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype}{value.shape}".encode()
+        yield value.tobytes()
+    elif isinstance(value, partial):
+        yield from _pieces((value.func, value.args, sorted(value.keywords.items())))
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)} of".encode()
+        for part in value:
+            yield from _pieces(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _pieces([getattr(value, field.name) for field in fields(value)])
+    else:
+        yield repr(getattr(value, "__qualname__", value)).encode()
 
 
 def save_state(
@@ -264,16 +311,24 @@ def _log(path: Path, step: int, value: float, seconds: float) -> None:
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["step", "loss", "seconds_per_step"])
+            writer.writerow(LOGGED.split(","))
         writer.writerow([step, f"{value:.5f}", f"{seconds:.3f}"])
 
 
 def _trim_log(path: Path, step: int) -> None:
-    """Drop the rows after a step, which a resumed run will write again."""
+    """Drop the rows after a step, which a resumed run will write again, and what a power cut left of others."""
     if path.exists():
-        header, *rows = path.read_text().splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        write_text(path, "\n".join([header, *kept]) + "\n")
+        rows = path.read_text(errors="replace").splitlines()
+        write_text(path, "\n".join([LOGGED, *(row for row in rows if _step_of(row) <= step)]) + "\n")
+
+
+def _step_of(row: str) -> float:
+    """Return the step of a row of the log; infinite if it is no whole row."""
+    try:
+        step, _, _ = (float(word) for word in row.split(","))
+    except ValueError:
+        return math.inf
+    return step
 
 
 def plot_curves(out: Path) -> None:
