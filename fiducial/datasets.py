@@ -17,11 +17,12 @@ from jaxtyping import Float16, Float32, Float64, Int, Int32, Shaped, UInt8
 from PIL.PngImagePlugin import PngImageFile
 from scipy.spatial import cKDTree
 
+from fiducial.banners import without_banner
 from fiducial.coords import corners_yx, pixel_edges_to_yx, yx_to_pixel_edges
 from fiducial.crowds import Crowd, crowd_of_labels, disks
 from fiducial.images import as_image, intensity_range, is_omezarr, open_image, to_gray
 from fiducial.images.limits import decoding, first_bytes
-from fiducial.records import InputError
+from fiducial.records import Image, InputError
 from fiducial.regions import label_regions
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff")  # what keeps numbers as they are
@@ -175,7 +176,7 @@ def read_pair_folder(root: Path) -> Iterator[InspectionPair]:
     templates = list_images(root / "templates")
     for path in list_images(root / "samples"):
         good = templates[0] if len(templates) == 1 else _existing(root / "templates" / path.stem, "")
-        sample, template = ((255 * _read_normalized(own)).astype(np.float16) for own in (path, good))
+        sample, template = ((255 * _normalized(open_image(own))).astype(np.float16) for own in (path, good))
         mask = _read_classes(_existing(root / "masks" / path.stem, "", MASK_SUFFIXES))
         if not sample.shape == template.shape == mask.shape:
             raise InputError(f"{path.name}: sample, template and mask must have one size, got "
@@ -201,7 +202,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_textures(folders: tuple[Path, ...], longest_px: int = 700) -> list[UInt8[np.ndarray, "h w"]]:
-    """Read the images of several folders as gray, reduced so that no side exceeds `longest_px`.
+    """Read the images of several folders as gray, without banners, reduced so that no side exceeds `longest_px`.
 
     Images of more than 8 bits are normalized, from their 1st to their 99th percentile.
     """
@@ -241,8 +242,8 @@ def _read_aligned(path: Path, partners: Path) -> AlignedPair:
 
 
 def _read_texture(path: Path) -> UInt8[np.ndarray, "h w"]:
-    image = open_image(path)
-    gray = to_gray(image.read(), image.name) if image.dtype == np.uint8 else 255 * _read_normalized(path)
+    image, _ = without_banner(open_image(path))
+    gray = to_gray(image.read(), image.name) if image.dtype == np.uint8 else 255 * _normalized(image)
     return np.clip(gray, 0, 255).round().astype(np.uint8)
 
 
@@ -260,9 +261,8 @@ def _existing(stem: Path, ending: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXE
     raise InputError(f"expected an image {stem.name}{ending} ({', '.join(suffixes)}) in {stem.parent}, found none")
 
 
-def _read_normalized(path: Path) -> Float32[np.ndarray, "h w"]:
+def _normalized(image: Image) -> Float32[np.ndarray, "h w"]:
     """Read an image as inspection sees it, from 0 at its 1st to 1 at its 99th percentile; what has no value is 0."""
-    image = open_image(path)
     low, high = intensity_range(image)
     gray = (to_gray(image.read(), image.name) - low) / (high - low)
     return np.where(np.isfinite(gray), np.clip(gray, *DRAWN_IN), 0).astype(np.float32)

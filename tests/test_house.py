@@ -14,14 +14,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = ("blobs", "defects", "landmarks", "places")
 BESIDE = {
     "landmarks": {"views"},
-    "places": {"banner", "proposals", "sweep", "verifier"},
+    "places": {"proposals", "sweep", "verifier"},
 }  # rooms of a family beside the four files that each has
 
 LEVELS = (
     {"version", "coords", "patchwork"},
     {"records", "layers", "regions"},
     {"images", "device", "encoders"},
-    {"drawing", "estimation", "geometry", "metrics", "augment", "pages", "resampling"},
+    {"drawing", "estimation", "geometry", "metrics", "augment", "pages", "resampling", "banners"},
     {"crowds", "georeference", "ties"},
     {"formats", "matching", "synth", "tiles", "steps", "datasets", "confidence", "scaled"},
     {"scenes", "voting"},

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from fiducial.banners import without_banner
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.layers import fold_norms
 from fiducial.matching import CONTRAST_PX, Look, Match, Rung, look, read_with_side, with_side
-from fiducial.places.banner import without_banner
 from fiducial.places.network import FTFY
 from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
 from fiducial.places.sweep import STEP, Grid, Sweep

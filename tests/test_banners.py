@@ -1,14 +1,17 @@
 """A banner is left out, whatever it says and wherever it lies; nothing else is taken for one."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from skimage import data
 
 import fiducial
+from fiducial.banners import picture_rows, without_banner
 from fiducial.coords import apply_transform, corners_yx
-from fiducial.images import from_array
-from fiducial.places.banner import picture_rows, without_banner
+from fiducial.datasets import read_textures
+from fiducial.images import from_array, write_image
 
 
 def with_banner(picture: np.ndarray, rows: int, ground: int, *, line: bool = False) -> np.ndarray:
@@ -77,6 +80,14 @@ def test_windows_of_a_picture_are_those_of_the_image_below_its_banner(rng: np.ra
     assert (first, picture.size) == (30, (270, 380))
     np.testing.assert_array_equal(picture.read(), image.read()[30:])
     np.testing.assert_array_equal(picture.read((5, 7, 60, 90)), image.read((35, 7, 90, 90)))
+
+
+def test_no_sample_shows_the_banner_of_its_overview(tmp_path: Path) -> None:
+    for depth in (np.uint8, np.uint16):
+        write_image(tmp_path / "a.tif", with_banner(data.gravel()[:300, :380], 34, 0).astype(depth))
+        (seen,) = read_textures((tmp_path,))
+        assert seen.shape == (266, 380)
+        assert seen.std() > 20
 
 
 @pytest.mark.parametrize("upside_down", [False, True])
