@@ -206,7 +206,8 @@ def read_textures(folders: tuple[Path, ...], longest_px: int = 700) -> list[UInt
 
     Images of more than 8 bits are normalized, from their 1st to their 99th percentile.
     """
-    return [_shrink(_read_texture(path), longest_px) for folder in folders for path in list_images(folder)]
+    paths = [path for folder in folders for path in list_images(folder)]
+    return [_shrink(_in_bytes(without_banner(open_image(path))[0]), longest_px) for path in paths]
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,13 @@ def read_aligned(root: Path, names: tuple[str, ...] = ()) -> tuple[AlignedPair, 
 
 
 def _read_aligned(path: Path, partners: Path) -> AlignedPair:
-    a, b = _read_texture(path), _read_texture(_existing(partners / path.stem, ""))
+    a, b = _in_bytes(open_image(path)), _in_bytes(open_image(_existing(partners / path.stem, "")))
     if a.shape != b.shape:
         raise InputError(f"the images of a pair must have one size, {path.stem} has {a.shape} in {path.parent} and {b.shape}")
     return AlignedPair(path.stem, a, b)
 
 
-def _read_texture(path: Path) -> UInt8[np.ndarray, "h w"]:
-    image, _ = without_banner(open_image(path))
+def _in_bytes(image: Image) -> UInt8[np.ndarray, "h w"]:
     gray = to_gray(image.read(), image.name) if image.dtype == np.uint8 else 255 * _normalized(image)
     return np.clip(gray, 0, 255).round().astype(np.uint8)
 

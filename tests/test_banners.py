@@ -10,7 +10,7 @@ from skimage import data
 import fiducial
 from fiducial.banners import picture_rows, without_banner
 from fiducial.coords import apply_transform, corners_yx
-from fiducial.datasets import read_textures
+from fiducial.datasets import read_aligned, read_textures
 from fiducial.images import from_array, write_image
 
 
@@ -88,6 +88,14 @@ def test_no_sample_shows_the_banner_of_its_overview(tmp_path: Path) -> None:
         (seen,) = read_textures((tmp_path,))
         assert seen.shape == (266, 380)
         assert seen.std() > 20
+
+
+def test_aligned_pairs_stay_pixel_on_pixel(tmp_path: Path) -> None:
+    picture = data.gravel()[:300, :380]
+    write_image(tmp_path / "a" / "p.png", with_banner(picture, 34, 0))
+    write_image(tmp_path / "b" / "p.png", 255 - picture)
+    (pair,) = read_aligned(tmp_path)
+    assert pair.a.shape == pair.b.shape == (300, 380)
 
 
 @pytest.mark.parametrize("upside_down", [False, True])
