@@ -28,6 +28,7 @@ import torch
 
 from fiducial.images import MAX_BYTES, open_image, write_text
 from fiducial.images.limits import readable
+from fiducial.images.stated import map_files
 from fiducial.inputs import Input, check_folders
 from fiducial.records import NEGATIVE, Image, InputError
 from fiducial.version import VERSION
@@ -160,10 +161,10 @@ def _check_out(out: Path) -> None:
 
 
 def _stamps(paths: Iterable[Path]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield the stamps of those files that there are; of a folder, an OME-Zarr, all its files' size and their last change."""
+    """Yield the stamps of those files that there are, with what states their maps; of an OME-Zarr that of all its files."""
     for path in sorted(paths):
         try:
-            stats = [part.stat() for part in ([path, *path.rglob("*")] if path.is_dir() else [path])]
+            stats = [part.stat() for part in (path, *(path.rglob("*") if path.is_dir() else map_files(path)))]
         except OSError:
             continue  # the outcome will say that it cannot be read
         yield readable(path), (sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))

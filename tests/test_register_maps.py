@@ -5,11 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from test_api import board, damaged
 from test_register import SIZE, fixed_image, off_px, scene, seen, sensor
 from typed import run
 
 import fiducial
+from fiducial import inputs, runs, weights
 from fiducial.coords import Matrix, shift, to_corner_frame
 from fiducial.formats.defects import defects_from_json
 
@@ -103,3 +105,14 @@ def test_the_mask_of_a_sample_on_a_map_lies_there(tmp_path: Path) -> None:
             assert (file.count, file.dtypes, file.nodata) == (1, ("uint8",), 0)
             np.testing.assert_array_equal(file.read(1), record.mask)
     assert record.mask.any()
+
+
+def test_another_world_file_beside_an_image_changes_its_stamp(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((40, 40), np.uint8))
+    jobs, shipped = inputs.name_inputs([{"image": path}]), weights.load("blobs")
+    stamps = [runs.plan("detect", jobs, tmp_path / "o", {}, shipped, ()).stamps]
+    for text in ("10\n0\n0\n-10\n500000\n3780000\n", "10\n0\n0\n-10\n500000\n37800000\n"):
+        (tmp_path / "a.tfw").write_text(text)
+        stamps.append(runs.plan("detect", jobs, tmp_path / "o", {}, shipped, ()).stamps)
+    assert stamps[0] != stamps[1] != stamps[2]

@@ -81,9 +81,14 @@ def _number(stated: str) -> float:
 
 
 def has_georeference(path: Path, page: Any) -> bool:  # noqa: ANN401 (tifffile ships no types)
-    """Say whether a page, a world file beside it or GDAL's own notes may state a map: GDAL need not look at other files."""
-    beside = (*(f"{path.with_suffix('')}{ending}" for ending in (".tfw", ".wld", f"{path.suffix}w")), f"{path}.aux.xml")
-    return any(tag in page.tags for tag in _GEO_TAGS) or any(os.path.exists(file) for file in beside)
+    """Say whether a page, or a file beside it, may state a map: GDAL need not look at other files."""
+    return any(tag in page.tags for tag in _GEO_TAGS) or bool(map_files(path))
+
+
+def map_files(path: Path) -> list[Path]:
+    """Return the files beside an image that may state its map: world files, and GDAL's notes."""
+    names = (*(f"{path.with_suffix('')}{ending}" for ending in (".tfw", ".wld", f"{path.suffix}w")), f"{path}.aux.xml")
+    return [Path(name) for name in names if os.path.exists(name)]
 
 
 def read_georeference(path: Path) -> tuple[str | None, np.ndarray | None]:
