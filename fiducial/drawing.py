@@ -80,7 +80,7 @@ def draw_places(
         cv2.circle(canvas, outline[0].tolist(), 3 * thickness, color, -1, cv2.LINE_AA)
         x, y = outline.min(axis=0).tolist()
         _write(canvas, f"{record.score[i]:.2f}", (x, y - 3 if y > 24 * font else y + round(24 * font)), font, color)
-    text = f"found: {record.scale[0]:.3g} x, {round(float(record.angle_deg[0]), 1) + 0.0:.1f} deg" if record.found else "not here"
+    text = f"found: {record.scale[0]:.3g} x, {record.angle_deg[0]:z.1f} deg" if record.found else "not here"
     _write(canvas, text, (6, size[0] - 8), 1.3 * font, (0, 220, 100) if record.found else (255, 190, 0))
     return PillowImage.fromarray(canvas if side is None else np.hstack([canvas, side]))
 
