@@ -36,8 +36,8 @@ images: 0.944, 0.753, 0.880, where those of 3 reach 0.938, 0.735, 0.899; of blob
 Next to nothing is found in stripes any more; more in textures. Repeatability of points on photographs fell from 0.64 to 0.58.
 With glibc's malloc told to keep its memory (GLIBC_TUNABLES: mmap_threshold, trim_threshold, hugetlb), a step takes 6 % less.
 
-Most errors in fluorescence were of narrow nuclei side by side, in one image of tissue: 15 % of the views narrow everything in one
-direction since. The weights that ship have not learned from such views.
+Most errors in fluorescence were of narrow nuclei side by side, in one image of tissue: 15 % of the views narrow everything in
+one direction since. The weights that ship have not learned from such views.
 
 A run of this file as it is, from scratch, reproduces the weights in kind only. Scores: docs/model_cards/blobs_slim.md, from
 benchmarks/blobs_real.py and its neighbors. Should reach an F1 of about 0.88 on fluorescence and 0.9 on particles there.
