@@ -150,7 +150,7 @@ def check_file(out: Path, endings: Sequence[str] = ()) -> None:
     if os.path.isdir(out):
         raise InputError(f"expected a file to write, {out} is a folder: name a file in it")
     if os.path.exists(out) and not os.path.isfile(out):
-        raise InputError(f"expected a file to write, {out} is a device: name a file")
+        raise InputError(f"expected a file to write, {out} is no file, but a device or a pipe: name a file")
     _check_out(out.parent)
 
 
