@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from fiducial.coords import window_to_image
 from fiducial.images import to_gray
 from fiducial.records import Image, Window
 
-TALLEST = 0.25  # of a banner, in parts of the image
+_TALLEST = 0.25  # of a banner, in parts of the image
 _LEAST_PX = 4
 _FILLED, _WITH_TEXT = 0.55, 0.3  # least filling of a banner's rows in the mean, and of each
 _ELSEWHERE, _BESIDE = 0.1, 0.2  # most filling of a picture's rows, in the median, and of those beside a banner
@@ -30,7 +31,7 @@ def picture_rows(image: Image) -> tuple[int, int]:
         InputError: not gray or color, or unreadable.
     """
     h, w = image.size
-    tallest = int(TALLEST * h)
+    tallest = int(_TALLEST * h)
     if tallest < _LEAST_PX or h * w > _LARGEST_PX:
         return 0, h
     middle = _rows(image, np.linspace(tallest, h - tallest - 1, min(_ROWS, h - 2 * tallest)).round().astype(int))
@@ -48,7 +49,8 @@ def without_banner(image: Image) -> tuple[Image, int]:
         y0, x0, y1, x1 = window
         return image.read((y0 + first, x0, y1 + first, x1))
 
-    return replace(image, size=(end - first, image.size[1]), reader=read), first
+    to_world = None if image.pixel_to_world is None else image.pixel_to_world @ window_to_image((first, 0))
+    return replace(image, size=(end - first, image.size[1]), reader=read, pixel_to_world=to_world), first
 
 
 def _rows(image: Image, rows: np.ndarray) -> Float32[np.ndarray, "n w"]:

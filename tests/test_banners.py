@@ -1,5 +1,6 @@
 """A banner is left out, whatever it says and wherever it lies; nothing else is taken for one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -80,6 +81,10 @@ def test_windows_of_a_picture_are_those_of_the_image_below_its_banner(rng: np.ra
     assert (first, picture.size) == (30, (270, 380))
     np.testing.assert_array_equal(picture.read(), image.read()[30:])
     np.testing.assert_array_equal(picture.read((5, 7, 60, 90)), image.read((35, 7, 90, 90)))
+    world = np.array([[2.0, 0, 500], [0, -2, 900], [0, 0, 1]])
+    placed, _ = without_banner(replace(image, pixel_to_world=world))
+    assert placed.pixel_to_world is not None
+    np.testing.assert_allclose(placed.pixel_to_world @ (7, 5, 1), world @ (7, 35, 1))
 
 
 def test_no_sample_shows_the_banner_of_its_overview(tmp_path: Path) -> None:

@@ -164,8 +164,8 @@ def print_table(table: Any, out: Path, *, as_json: bool, upright: bool = False) 
     """Print a table: as JSON records, one a row, or for people, its columns below one another if it is `upright`."""
     if as_json:
         records = [{name: _value(value) for name, value in row.items()} for row in table.to_dict("records")]
-        readable_by_all = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-        typer.echo(json.dumps(records, ensure_ascii=readable_by_all, allow_nan=False, indent=1))
+        ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+        typer.echo(json.dumps(records, ensure_ascii=ascii_only, allow_nan=False, indent=1))
         return
     table = table.T.reset_index() if upright else table
     from rich.console import Console  # noqa: PLC0415

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fiducial.banners import without_banner
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
-from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
+from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity, window_to_image
 from fiducial.geometry import local_contrast, remove_stripes
 from fiducial.layers import fold_norms
 from fiducial.matching import CONTRAST_PX, Look, Match, Rung, look, read_with_side, with_side
@@ -159,8 +159,8 @@ class PlaceLocator:
             likely, followed = choose(parts, sides)
             matches, evidence = verifier.verify(likely, sides, followed=followed)
         steps.reach(steps.total)
-        to_view = resize_transform(query.size, (view.shape[0], view.shape[1])) @ shift(-own_row, 0)
-        placed = [replace(match, matrix=shift(row, 0) @ match.matrix @ to_view) for match in matches]
+        to_view = resize_transform(query.size, (view.shape[0], view.shape[1])) @ np.linalg.inv(window_to_image((own_row, 0)))
+        placed = [replace(match, matrix=window_to_image((row, 0)) @ match.matrix @ to_view) for match in matches]
         return Answer(placed, evidence, (sides[0] / min(query.size), sides[1] / min(query.size)))
 
     def probability(self, evidence: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
