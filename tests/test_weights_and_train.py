@@ -290,3 +290,29 @@ def test_a_folder_goes_on_with_its_own_run_alone(tmp_path: Path, capsys: pytest.
             run(**other)
     run(value=150.0, out="another")
     assert [path.parent.name for path in published] == ["run", "another"]
+
+
+_SMALL_TRAINING = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from fiducial.train.loop import Schedule, Task, fit
+
+def draw(rng): return rng.standard_normal((1, 4, 4)).astype(np.float32)
+def collate(samples): return (torch.from_numpy(np.stack(samples)),)
+def loss(network, batch): return (network(batch[0]) - 2 * batch[0]).square().mean()
+
+torch.manual_seed(0)
+schedule = Schedule(6, batch=2, warmup=1, precision="32-true", workers=0)
+fit(torch.nn.Conv2d(1, 1, 1), Task(draw, collate, loss), schedule, Path(sys.argv[1]), lambda network, path: path.touch())
+"""
+
+
+def test_fabric_run_trains_on_the_devices_that_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(_SMALL_TRAINING)
+    words = ["-m", "lightning.fabric.cli", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "train.py", "run"]
+    told = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert "Starting with 2 processes" in told.stdout + told.stderr
+    assert [line.split(",")[0] for line in (tmp_path / "run" / "log.csv").read_text().split()] == ["step", "6"]
+    assert (tmp_path / "run" / "weights.safetensors").exists()
