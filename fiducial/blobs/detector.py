@@ -37,7 +37,7 @@ ENLARGED = 2.0  # one more scale, where blobs are too small to be told apart at 
 TYPICAL_PX = 14.0  # r_net of blobs of a known size
 BEST_NET_PX, ANY_NET_PX = (5.0, 26.0), (1.2, 46.0)  # r_net at which a scale speaks with all its weight, and at all
 LEAST_P = 0.06  # of a candidate
-LITTLE_PX = 160_000  # pixels of an image that is seen mirrored, too, and enlarged more readily
+LITTLE_PX = 160_000  # pixels of an image that is also seen turned by 180°, and enlarged more readily
 PERCENTILES = (0.2, 99.8)  # of the gray values that become 0 and 1
 EVIDENCE = ("center", "agreement", "size", "fit")
 EITHER = ("size",)  # small ones may be more sure, or large ones
@@ -198,14 +198,17 @@ class BlobDetector:
         return Candidates(placed, radius / copy.scale, p, np.full(len(p), copy.scale), vectors)
 
     def _see(self, pixels: Float32[np.ndarray, "h w 3"], context: Context | None, *, twice: bool) -> Output:
-        """Return the network's output, or the mean of what it says of the pixels and of their mirror image."""
+        """Return the network's output, or the mean of what it says of the pixels and of them turned by 180°.
+
+        Centers that the network places off to one side are off to the other then.
+        """
         seen = self.forward(pixels, context)
         if not twice:
             return seen
         h, w = pixels.shape[:2]
-        whole = np.pad(pixels, ((0, 0), (0, -w % STRIDE), (0, 0)), mode="edge")  # so that cells lie alike in both
-        other = self.forward(np.ascontiguousarray(whole[:, ::-1]), context)
-        logits, log_radius = (x.flip(3)[..., :h, :w] for x in (other.logits, other.log_radius))
+        whole = np.pad(pixels, ((0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")  # so that cells lie alike in both
+        other = self.forward(np.ascontiguousarray(whole[::-1, ::-1]), context)
+        logits, log_radius = (x.flip(2, 3)[..., :h, :w] for x in (other.logits, other.log_radius))
         return Output((seen.logits + logits) / 2, (seen.log_radius + log_radius) / 2, seen.fused)
 
     @torch.inference_mode()
