@@ -46,10 +46,7 @@ def write_detection(record: Blobs, image: Image, folder: Path) -> None:
     """Write a record in every format, and its overlay."""
     for name in RECORDS:
         record.save(folder / name)
-    shown = read_shown(image, OVERLAY_PX)
-    if image.dtype == np.uint8:
-        shown = np.clip(shown.round(), 0, 255).astype(np.uint8)
-    write_image(folder / "overlay.png", np.asarray(draw_blobs(record, shown)))
+    write_image(folder / "overlay.png", np.asarray(draw_blobs(record, read_shown(image, OVERLAY_PX))))
 
 
 def row(record: Blobs) -> dict[str, object]:

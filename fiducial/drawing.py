@@ -24,6 +24,8 @@ _LIKELY = ((0.5, (255, 130, 0)), (0.75, (250, 220, 60)), (1.0, (0, 225, 185)))
 _DOT_FROM_PX = 4.0  # least radius, on the canvas, of a circle that leaves room for a dot at its center
 _EDGED_FROM_PX = 8.0  # and of one that gets dark edges, which set it off from bright images
 _SQUARES = 8  # of a checkerboard, along the picture's shorter side
+_STRIP = 4  # times as long as it is wide is a strip
+_LINES = 4  # of text, at least, for which a picture has room
 _FAR_PX = 2**20  # corners farther away than this, on the canvas, are not drawn
 _TONES_PX = 250_000  # pixels that tell which tones are black and white
 _SHIFT = 6  # fractional bits of coordinates handed to OpenCV
@@ -32,15 +34,15 @@ _SHIFT = 6  # fractional bits of coordinates handed to OpenCV
 def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) -> PillowImage.Image:
     """Draw tinted masks, boxes and class names over the sample or a reduced copy of it, and the verdict.
 
-    Over black, at most `OVERLAY_PX` a side, if no image is given.
+    A small sample is enlarged. Over black, at most `OVERLAY_PX` a side, if no image is given.
     """
-    size = _shown_size(record.size) if image is None else (image.shape[0], image.shape[1])
-    canvas = np.zeros((*size, 3), np.uint8) if image is None else _to_rgb(image)
+    canvas = _enlarge(np.zeros((*_shown_size(record.size), 3), np.uint8) if image is None else _to_rgb(image))
+    size = (canvas.shape[0], canvas.shape[1])
     mask = record.mask if size == record.size else cv2.resize(record.mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     for k in np.unique(mask[mask > 0]).tolist():
         own = mask == k
         canvas[own] = (0.4 * canvas[own] + 0.6 * np.array(_COLORS[(k - 1) % len(_COLORS)])).astype(np.uint8)
-    thickness, font = max(1, round(max(size) / 600)), max(0.4, max(size) / 1500)
+    thickness, font = max(1, round(_reach(size) / 600)), max(0.4, _reach(size) / 1500)
     edges = yx_to_pixel_edges(record.boxes_yxyx) * np.tile(np.divide(size, record.size), 2)
     for box, label, score in zip(edges, record.label.tolist(), record.score.tolist(), strict=True):
         y0, x0, y1, x1 = box.round().astype(int).tolist()
@@ -50,7 +52,7 @@ def draw_defects(record: Defects, image: Shaped[np.ndarray, "h w *c"] | None) ->
         _write(canvas, f"{record.classes[label - 1]} {score:.2f}", (x0, y0 - 3 if y0 > 24 * font else below), font, color)
     text = record.verdict + (f": {len(record)}" if record.verdict == "bad" else "")
     color = {"good": (0, 200, 90), "bad": (255, 80, 60), "refused": (255, 190, 0)}[record.verdict]
-    _write(canvas, text, (6, round(30 * font) + 6), 1.6 * font, color)
+    _write(canvas, text, (6, 0), 1.6 * font, color)
     return PillowImage.fromarray(canvas)
 
 
@@ -70,7 +72,7 @@ def draw_places(
         shown = _to_rgb(query)
         matrix = to_canvas @ record.query_to_source[0] @ resize_transform((shown.shape[0], shown.shape[1]), record.query_size)
         cv2.warpAffine(shown, matrix[:2], size[::-1], dst=canvas, borderMode=cv2.BORDER_TRANSPARENT)
-    thickness, font = max(1, round(max(size) / 500)), max(0.5, max(size) / 1500)
+    thickness, font = max(1, round(_reach(size) / 500)), max(0.5, _reach(size) / 1500)
     shown_places = [i for i in range(len(record)) if i == 0 or not record.found or record.score[i] >= _NOTABLE]
     for i in reversed(shown_places):
         best = i == 0 and record.found
@@ -96,7 +98,7 @@ def draw_blobs(record: Blobs, image: Shaped[np.ndarray, "h w *c"] | None) -> Pil
     to_canvas = resize_transform(record.size, size)
     center_yx = apply_transform(to_canvas, record.yx)
     radius = np.maximum(record.radius * np.sqrt(to_canvas[0, 0] * to_canvas[1, 1]), 1.0)
-    thickness, font = max(1, round(max(size) / 1500)), max(0.5, max(size) / 1500)
+    thickness, font = max(1, round(_reach(size) / 1500)), max(0.5, _reach(size) / 1500)
     for i in np.argsort(record.score, kind="stable").tolist():  # the most probable last, on top
         at_xy = [round(v * 2**_SHIFT) for v in center_yx[i, ::-1].tolist()]
         around, color = round(float(radius[i]) * 2**_SHIFT), _likely(float(record.score[i]))
@@ -121,7 +123,7 @@ def draw_keypoints(record: Keypoints, image: Shaped[np.ndarray, "h w *c"] | None
     at_yx = apply_transform(resize_transform(record.size, size), record.yx)
     for i in np.argsort(record.score, kind="stable").tolist():  # the best last, on top
         _dot(canvas, at_yx[i], _likely((1 + float(record.score[i])) / 2))
-    font = max(0.5, max(size) / 1500)
+    font = max(0.5, _reach(size) / 1500)
     _write(canvas, f"{len(record)} point{'s' * (len(record) != 1)}", (6, size[0] - 8), 1.3 * font, _likely(1.0))
     return PillowImage.fromarray(canvas)
 
@@ -145,7 +147,7 @@ def draw_registration(
         in_front = np.column_stack([corners[:, ::-1], np.ones(4)]) @ matrix[2] > 0
         outline = apply_transform(matrix, corners) if in_front.all() else np.full((4, 2), np.inf)
         if np.abs(outline).max() < _FAR_PX:
-            thickness = max(1, round(max(canvas.shape) / 1500))
+            thickness = max(1, round(_reach(canvas.shape[:2]) / 1500))
             cv2.polylines(canvas, [_points(outline)], isClosed=True, color=(255, 0, 255), thickness=thickness)
     for at_yx in apply_transform(to_canvas, record.fixed_yx):
         _dot(canvas, at_yx, (255, 225, 0))
@@ -199,13 +201,13 @@ def _write_outcome(canvas: UInt8[np.ndarray, "h w *c"], record: Registration) ->
         text, color = f"error about {record.error_px:.2g} px, {counted}", (240, 240, 240)
     else:
         text, color = f"refused: probability {record.score:.2f}, {counted}", (255, 190, 0)
-    font = 1.3 * max(0.5, max(canvas.shape) / 1500)
+    font = 1.3 * max(0.5, _reach(canvas.shape[:2]) / 1500)
     _write(canvas, text, (6, canvas.shape[0] - 8), font, color)
 
 
 def _dot(canvas: UInt8[np.ndarray, "h w 3"], at_yx: Float64[np.ndarray, "2"], color: tuple[int, int, int]) -> None:
     """Draw a small dot with a dark edge, to parts of a pixel."""
-    at_xy, radius = [round(v * 2**_SHIFT) for v in at_yx[::-1].tolist()], max(2, round(max(canvas.shape) / 450))
+    at_xy, radius = [round(v * 2**_SHIFT) for v in at_yx[::-1].tolist()], max(2, round(_reach(canvas.shape[:2]) / 450))
     cv2.circle(canvas, at_xy, (radius + 1) << _SHIFT, (20, 20, 20), -1, cv2.LINE_AA, _SHIFT)
     cv2.circle(canvas, at_xy, radius << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
 
@@ -220,6 +222,11 @@ def _enlarge(canvas: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "k l *c"]
     """Return a small canvas enlarged by a whole factor, so that what is written on it can be read."""
     factor = max(1, round(_READABLE_PX / max(canvas.shape[:2])))
     return cv2.resize(canvas, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+
+
+def _reach(size: tuple[int, ...]) -> int:
+    """Return the side that says how large lines, dots and text are: the longer one, but of a strip four times the shorter."""
+    return min(max(size), _STRIP * min(size))
 
 
 def _likely(probability: float) -> tuple[int, int, int]:
@@ -258,10 +265,17 @@ def _comparison(
 def _write(
     canvas: UInt8[np.ndarray, "h w *c"], text: str, at_xy: tuple[int, int], font: float, color: tuple[int, int, int]
 ) -> None:
-    """Write text with a dark outline; moved left if it would leave the picture. On a gray one it has the color's red."""
+    """Write text with a dark outline; on a gray picture it has the color's red.
+
+    It is made smaller where it would be wider than the picture or higher than a quarter of it, and moved inside.
+    """
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, max(1, round(1.6 * font)))
+    room_y, room_x = canvas.shape[0] / _LINES, max(1, canvas.shape[1] - 4)
+    font *= min(1.0, room_x / width, room_y / (height + below))
     thickness = max(1, round(1.6 * font))
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
-    x, y = max(1, min(at_xy[0], canvas.shape[1] - width - 2)), at_xy[1]
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font, thickness)
+    x = max(1, min(at_xy[0], canvas.shape[1] - width - 2))
+    y = min(max(at_xy[1], height + 4), canvas.shape[0] - below - 2)
     outline = [(dx, dy, (20, 20, 20)) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
     for dx, dy, shade in [*outline, (0, 0, color)]:
         cv2.putText(canvas, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, font, shade, thickness, cv2.LINE_AA)

@@ -17,6 +17,7 @@ from fiducial.coords import Matrix, apply_transform, image_center_yx, resize_tra
 Gray = Float32[np.ndarray, "_ _"]
 Known = Bool[np.ndarray, "_ _"] | None
 
+NOTHING = -1.0  # correlation of what cannot be compared
 SURE = 0.9  # correlation at which no further candidate is tried
 _TONES = 1024  # steps, even in rank, between the knots of a tone curve
 _LIGHT_PX = 20.0  # what changes more slowly is taken for light
@@ -42,8 +43,9 @@ class Alignment:
     """A transform from moving to fixed image and the correlation of the two where they overlap.
 
     Attributes:
-        score: normalized correlation of the blurred images, times the share of the fixed image that is covered if that
-            is under one half; -1 if nothing overlaps.
+        score: normalized correlation of the blurred images, times twice the share of the fixed image that is covered if that
+            is under one half; where images have pixels without a value, of the share that is known of the one that has more
+            of these. -1 if nothing can be compared.
     """
 
     moving_to_fixed: Matrix
@@ -115,44 +117,51 @@ def _is_whole_shift(matrix: Matrix) -> bool:
 def correlation(a: Gray, b: Gray, valid: Bool[np.ndarray, "h w"]) -> float:
     """Return the normalized correlation of two images where `valid`; -1 if either is constant there or nothing is valid."""
     if not valid.any():
-        return -1.0
+        return NOTHING
     x, y = a[valid], b[valid]
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / norm if norm > 0 else -1.0
+    return float(x @ y) / norm if norm > 0 else NOTHING
 
 
-def score(moving: Gray, fixed: Gray, matrix: Matrix, known: Known = None) -> float:
+def score(moving: Gray, fixed: Gray, matrix: Matrix, moving_known: Known = None, fixed_known: Known = None) -> float:
     """Return the score of an alignment, as `Alignment` defines it; the images are blurred already.
 
-    Where `known` is given, the fixed image is compared only there, and what is covered is judged by that area.
+    The images are compared only where both are known, if that is given.
     """
     moved, covered = warp(moving, matrix, fixed.shape)
-    covered = covered if known is None else covered & known
+    if moving_known is not None:
+        covered &= warp(moving_known.astype(np.float32), matrix, fixed.shape)[0] > 0.999
+    if fixed_known is not None:
+        covered &= fixed_known
     if not covered.any():
-        return -1.0
-    share = float(covered.mean()) if known is None else float(covered.sum() / known.sum())
-    return correlation(moved, fixed, covered) * min(1.0, 2 * share)
+        return NOTHING
+    could_be = min((float(known.mean()) for known in (moving_known, fixed_known) if known is not None), default=1.0)
+    return correlation(moved, fixed, covered) * min(1.0, 2 * float(covered.mean()) / could_be)
 
 
-def align(moving: Gray, fixed: Gray, known: Known = None) -> Alignment:
+def align(moving: Gray, fixed: Gray, moving_known: Known = None, fixed_known: Known = None) -> Alignment:
     """Find the affine transform that lays `moving` on `fixed`.
 
     Made for views of one object from one kind of sensor: any shift with half the area in common, any angle within ±15°
-    of a quarter turn, scales of 0.9 to 1.1, changes of light. Both images need intensities near [0, 1]. `known` says which
-    pixels of the fixed image have a value, if some have none; these should be filled with what lies around.
+    of a quarter turn, scales of 0.9 to 1.1, changes of light. Both images need intensities near [0, 1]. What is known of
+    an image are its pixels that have a value, if some have none; these should be filled with what lies around.
     """
-    if known is not None:
-        known = cv2.erode(known.astype(np.uint8), np.ones((_NEAR_PX, _NEAR_PX), np.uint8)) > 0
+    known = (_far_from_gaps(moving_known), _far_from_gaps(fixed_known))
     blurred_moving, blurred_fixed = (_flatten(image) for image in (moving, fixed))
-    best = Alignment(np.eye(3), score(blurred_moving, blurred_fixed, np.eye(3), known))
+    best = Alignment(np.eye(3), score(blurred_moving, blurred_fixed, np.eye(3), *known))
     for candidate in _candidates(blurred_moving, blurred_fixed):
-        refined = refine(blurred_moving, blurred_fixed, candidate, known)
+        refined = refine(blurred_moving, blurred_fixed, candidate, *known)
         if refined.score > best.score + _SIMPLER:
             best = refined
         if best.score > SURE:
             break
     return best
+
+
+def _far_from_gaps(known: Known) -> Known:
+    """Return where nothing in the neighborhood lacks a value, if anything does."""
+    return None if known is None else cv2.erode(known.astype(np.uint8), np.ones((_NEAR_PX, _NEAR_PX), np.uint8)) > 0
 
 
 def _flatten(image: Gray) -> Gray:
@@ -247,7 +256,7 @@ def _best_shift(moving: Gray, size: tuple[int, ...], spectrum: np.ndarray, aroun
     return (float(surface[y, x]) / norm if norm > 0 else 0.0), shift(dy, dx) @ around
 
 
-def refine(moving: Gray, fixed: Gray, start: Matrix, known: Known = None) -> Alignment:
+def refine(moving: Gray, fixed: Gray, start: Matrix, moving_known: Known = None, fixed_known: Known = None) -> Alignment:
     """Refine a transform by ECC, coarse to fine; return the simplest of start, similarity and affine that scores best.
 
     ECC is free to shear where a picture has no structure; a similarity fitted to its answer where there is some is
@@ -266,9 +275,9 @@ def refine(moving: Gray, fixed: Gray, start: Matrix, known: Known = None) -> Ali
         if not _is_plausible(inverse):
             break
         matrix = np.linalg.inv(up_f) @ np.linalg.inv(inverse) @ up_m
-    best = Alignment(start, score(moving, fixed, start, known))
+    best = Alignment(start, score(moving, fixed, start, moving_known, fixed_known))
     for candidate in (_nearest_similarity(matrix, moving), matrix):
-        value = score(moving, fixed, candidate, known)
+        value = score(moving, fixed, candidate, moving_known, fixed_known)
         if value > best.score + _SIMPLER:
             best = Alignment(candidate, value)
     return best

@@ -142,25 +142,6 @@ def mutual_matches(log_probability: Float[Tensor, "b l m"], threshold: float) ->
     return Matches(template_index.where(matched, 0), matched)
 
 
-def nms(boxes_yxyx: Float[Tensor, "n 4"], score: Float[Tensor, " n"], iou_above: float) -> Int[Tensor, " k"]:
-    """Return the indices of the boxes kept by greedy non-maximum suppression, best score first."""
-    order = score.argsort(descending=True, stable=True)
-    boxes = boxes_yxyx[order]
-    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-    area = size.prod(1)
-    alive = torch.ones(len(boxes), dtype=torch.bool)
-    kept = []
-    for i in range(len(boxes)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        low = torch.maximum(boxes[i, :2], boxes[i + 1 :, :2])
-        high = torch.minimum(boxes[i, 2:], boxes[i + 1 :, 2:])
-        common = (high - low).clamp(min=0).prod(1)
-        alive[i + 1 :] &= common <= iou_above * (area[i] + area[i + 1 :] - common)
-    return order[torch.tensor(kept, dtype=torch.long)]
-
-
 def roi_align(
     features: Float[Tensor, "b c h w"],
     boxes_yxyx: Float[Tensor, "n 4"],

@@ -26,6 +26,7 @@ from fiducial.records import InputError
 from fiducial.scaled import read_shown
 
 HEAD_ROWS = 6  # of each table
+MAP_DIGITS = 10  # of coordinates on a map; in degrees, the last is under a centimeter
 COMMAND_WORDS = 40  # of a command; a shell may have put hundreds of names into it
 NOTES_BYTES = 20_000
 
@@ -92,7 +93,8 @@ def report_page(runs: list[Run], title: str, home: Path, most: int = 50) -> str:
     ]
     seconds = sum(run.seconds for run in runs)
     time = "" if math.isnan(seconds) else f", {seconds:.0f} s in all"
-    lead = (pages.paragraph(f"{len(runs)} runs of fiducial, {shown} inputs{time}."), _notes(home), _all_runs(runs, home))
+    inputs = sum(len(run.inputs) for run in runs)
+    lead = (pages.paragraph(f"{len(runs)} runs of fiducial, {inputs:,} inputs{time}."), _notes(home), _all_runs(runs, home))
     return pages.page(title, *sections, lead=Markup("").join(lead))
 
 
@@ -269,10 +271,9 @@ def _given(run: Run, role: str, path: Path, longest_px: int) -> tuple[Markup, bo
         pixels = read_shown(image, longest_px)
     except (InputError, OSError) as error:
         return pages.note(f"The {role} is left out: {error}"), False
-    eight_bit = image.dtype == np.uint8
-    colors = np.clip(pixels.round(), 0, 255).astype(np.uint8) if eight_bit else in_color(pixels)
+    colors = in_color(pixels)
     gray = bool((colors == colors[..., :1]).all())
-    stretched = "" if eight_bit else ", contrast stretched"
+    stretched = "" if image.dtype == np.uint8 else ", contrast stretched"
     caption = f"{role.capitalize()}: {path.name}, {image.size[1]:,} × {image.size[0]:,} px{stretched}."
     picture = PillowImage.fromarray(np.ascontiguousarray(colors[..., 0] if gray else colors))
     return pages.figure(picture, f"The {role}, {path.name}", caption, longest_px), True
@@ -299,8 +300,19 @@ def _table(run: Run, entry: Input) -> Markup:
         return pages.note(str(error))
     if head.empty:
         return pages.note(f"{name} lists nothing.")
+    for column in (c for c in head.select_dtypes("float") if str(c).endswith(("map_x", "map_y"))):
+        head[column] = _map_words(head[column])
     counted = f"the first {len(head)} of {rows:,} rows" if rows > len(head) else _counted(str(rows), "row")
     return pages.table(head, f"{name}, {counted}", digits=5)
+
+
+def _map_words(column: pd.Series) -> pd.Series:
+    """Return map coordinates in so many digits that places nearby differ in degrees, too, with equally many decimals."""
+    words = [f"{value:.{MAP_DIGITS}g}" if math.isfinite(value) else None for value in column]
+    plain = [word for word in words if word is not None and "e" not in word]
+    places = max((len(word.partition(".")[2]) for word in plain), default=0)
+    whole = [f"{value:.{places}f}" if word in plain else word for value, word in zip(column, words, strict=True)]
+    return pd.Series(whole, column.index, dtype=object)
 
 
 def python_lines(run: Run, entry: Input) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
-from fiducial.images import as_float32, to_gray
+from fiducial.images import as_float32, averaged, to_gray
+from fiducial.images.tones import in_type
 from fiducial.records import Image, Window
 
 _GAP_PX = 5  # side of the neighborhood that tells where values are missing
@@ -87,7 +88,7 @@ class Scaled:
             if k > 1:
                 missing = [(0, (bottom - top) * k - seen.shape[0]), (0, (x1 - x0) * k - seen.shape[1]), (0, 0)]
                 seen = np.pad(seen, missing[: seen.ndim], mode="edge")
-            seen = _reduced(seen, (x1 - x0, bottom - top), self.undefined)
+            seen = averaged(seen, (x1 - x0, bottom - top), self.undefined)
             bands.append((seen - np.float32(self.zero)) / np.float32(self.one - self.zero))
         return np.concatenate(bands)
 
@@ -104,28 +105,17 @@ def without_values(seen: Float32[np.ndarray, "h w *c"]) -> Bool[np.ndarray, "h w
     return cv2.blur(undefined.astype(np.float32), (_GAP_PX, _GAP_PX)) > 0.5
 
 
-def _reduced(seen: Float32[np.ndarray, "i j *c"], size: tuple[int, int], undefined: float) -> Float32[np.ndarray, "h w *c"]:
-    """Return averages over equal areas, (width, height) of them; of what is not finite, `undefined` is averaged.
-
-    If that is NaN, averages are of finite values, and NaN where these are under a half.
-    """
-    finite = np.isfinite(seen)
-    whole = (seen.shape[1], seen.shape[0]) == size
-    if finite.all() or np.isfinite(undefined) or whole:
-        seen = seen if finite.all() else np.where(finite, seen, np.float32(undefined))
-        return seen if whole else cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
-    share = cv2.resize(finite.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    mean = cv2.resize(np.where(finite, seen, np.float32(0)), size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-6)
-    return np.where(share >= 0.5, mean, np.float32(np.nan))
-
-
 def _in_color(seen: Float32[np.ndarray, "h w *c"]) -> Float32[np.ndarray, "h w 3"]:
     return cv2.cvtColor(seen, cv2.COLOR_GRAY2RGB) if seen.ndim == 2 else seen
 
 
-def read_shown(image: Image, longest_px: int) -> Float32[np.ndarray, "h w 3"]:
-    """Return the colors of a whole image in the file's own scale, reduced so that no side exceeds `longest_px`; NaN stays."""
+def read_shown(image: Image, longest_px: int) -> Shaped[np.ndarray, "h w 3"]:
+    """Return the colors of a whole image in the file's own scale, reduced so that no side exceeds `longest_px`.
+
+    Those of 8 bits are 8 bits again; all others are float32, and NaN stays.
+    """
     scale = min(1.0, longest_px / max(image.size))
     copy = Scaled(image, scale, 0.0, 1.0, np.nan)
     tall, wide = min(copy.size[0], longest_px), min(copy.size[1], longest_px)
-    return copy.read((0, 0, tall, wide))
+    seen = copy.read((0, 0, tall, wide))
+    return in_type(seen, image.dtype) if image.dtype == np.uint8 else seen

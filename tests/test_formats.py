@@ -104,6 +104,22 @@ def test_segments_of_defects_that_lie_close_are_their_own() -> None:
         np.testing.assert_array_equal(segment, expected)
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_segment_at_the_images_border_is_not_taken_for_cut_off(turns: int) -> None:
+    mask = np.zeros((100, 120), np.uint8)
+    mask[40:50, 0:10], mask[36:54, 24:40] = 1, 1
+    boxes = np.array([[29.5, -0.5, 59.5, 26.5], [25.5, 13.5, 64.5, 49.5]])
+    for _ in range(turns):  # a quarter, each border in turn
+        mask, last = np.rot90(mask).copy(), mask.shape[1] - 1
+        boxes = np.column_stack([last - boxes[:, 3], boxes[:, 0], last - boxes[:, 1], boxes[:, 2]])
+    label, score, area = np.array([1, 1]), np.array([0.9, 0.8]), np.array([100, 288])
+    made = replace(record(), mask=mask, boxes_yxyx=boxes, label=label, score=score, area_px=area)
+    stated = [annotation["segmentation"] for annotation in defects_to_coco([made])["annotations"]]
+    segments = [from_run_lengths(one["counts"], mask.shape) for one in stated]
+    assert [segment.sum() for segment in segments] == [100, 288]
+    np.testing.assert_array_equal(segments[0] | segments[1], mask > 0)
+
+
 def test_tables_have_a_row_per_defect_with_its_area_and_place_in_the_unit_and_on_the_map(tmp_path: Path) -> None:
     record().save(tmp_path / "a.csv")
     table = pd.read_csv(tmp_path / "a.csv")
@@ -124,23 +140,47 @@ def test_the_mask_is_a_label_tiff_with_pixel_size(tmp_path: Path) -> None:
         assert 'PhysicalSizeX="0.5"' in file.ome_metadata
 
 
-def test_overlays_tint_the_defects_and_leave_the_rest(tmp_path: Path) -> None:
-    image = np.full((90, 121), 100, np.uint8)
-    image[0, 0], image[0, 1] = 0, 200
-    drawn = np.asarray(record().plot(image))
-    assert drawn.shape == (90, 121, 3)
-    assert len(set(drawn[15, 40].tolist())) > 1
-    assert len(set(drawn[85, 60].tolist())) == 1
+@pytest.mark.parametrize("shown", [None, (90, 121), (45, 60), (1, 2)])
+def test_overlays_tint_the_defects_and_leave_the_rest_on_pictures_of_any_size(shown: tuple[int, int] | None) -> None:
+    drawn = np.asarray(record().plot(None if shown is None else np.zeros(shown, np.uint8)))
+    tinted = (drawn == np.array([51, 108, 139])).all(axis=2)  # 0.6 of the second class's color
+    at_yx = np.argwhere(tinted) * np.divide((90, 121), tinted.shape) - 0.5
+    assert min(tinted.shape) > 400
+    if shown != (1, 2):
+        np.testing.assert_allclose([at_yx.min(axis=0), at_yx.max(axis=0)], [[9.5, 29.5], [19.5, 49.5]], atol=0.6)
+    assert not drawn[-40:].any()
+
+
+@pytest.mark.parametrize("size", [(64, 3000), (3000, 64)])
+def test_on_a_strip_lines_are_thin_enough_to_see_what_they_enclose(size: tuple[int, int]) -> None:
+    mask, middle = np.zeros(size, np.uint8), np.array(size) // 2
+    box = np.concatenate([middle - 10, middle + 9]) + np.array([-0.5, -0.5, 0.5, 0.5])
+    made = replace(record(), mask=mask, boxes_yxyx=box[None], label=np.array([1]), score=np.ones(1), area_px=np.array([9]))
+    lit = np.asarray(made.plot()).max(axis=2) > 0
+    y, x = middle.tolist()
+    assert lit[y - 10 : y + 10, x - 10].all()
+    assert not lit[y - 8 : y + 8, x - 8 : x + 8].any()
+
+
+def test_a_small_overlay_is_enlarged_and_a_large_one_stays(tmp_path: Path) -> None:
     record().save(tmp_path / "a.png")
-    with PillowImage.open(tmp_path / "a.png") as drawn_alone:
-        assert drawn_alone.size == (121, 90)
+    with PillowImage.open(tmp_path / "a.png") as drawn:
+        assert drawn.size == (121 * 7, 90 * 7)
+    assert record().plot(np.zeros((700, 941), np.uint8)).size == (941, 700)
 
 
-def test_overlays_of_reduced_pictures_draw_the_boxes_in_their_place() -> None:
-    drawn = np.asarray(record().plot(np.zeros((45, 60), np.uint8)))
-    assert drawn.shape == (45, 60, 3)
-    assert drawn[7, 20].any()
-    assert not drawn[42, 30].any()
+@pytest.mark.parametrize("size", [(3000, 64), (64, 3000), (64, 64), (700, 900), (4096, 4096)])
+@pytest.mark.parametrize("verdict", ["good", "refused"])
+def test_the_verdict_is_read_whole_and_leaves_room_for_the_picture(size: tuple[int, int], verdict: str) -> None:
+    made = replace(record(found=False, refused=verdict == "refused"), mask=np.zeros(size, np.uint8))
+    drawn = np.asarray(made.plot()).max(axis=2)
+    at_yx = np.argwhere(drawn > 0)
+    (top, left), (bottom, right) = at_yx.min(axis=0), at_yx.max(axis=0)
+    assert top > 0 < left
+    assert right < drawn.shape[1] - 1
+    assert 7 < bottom - top < drawn.shape[0] / 4
+    assert bottom < drawn.shape[0] / 3
+    assert right - left > 2 * (bottom - top)
 
 
 def test_unknown_suffixes_are_refused_and_leave_nothing(tmp_path: Path) -> None:

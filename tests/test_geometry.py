@@ -138,3 +138,17 @@ def test_images_that_do_not_overlap_score_minus_one(rng: np.random.Generator) ->
     image = rng.random((40, 55), np.float32)
     assert geometry.score(image, image, np.eye(3)) == pytest.approx(1)
     assert geometry.score(image, image, shift(0, 60)) == -1
+
+
+def test_what_either_image_does_not_know_is_not_compared_and_no_fault_of_the_other(rng: np.random.Generator) -> None:
+    fixed = rng.random((40, 55), np.float32)
+    moving, all_of_it = fixed.copy(), np.ones((40, 55), bool)
+    moving[:25], known = rng.random((25, 55), np.float32), all_of_it.copy()
+    known[:25] = False
+    assert geometry.score(moving, fixed, np.eye(3)) < 0.7
+    for given in ((known, None), (None, known), (known, known)):
+        assert geometry.score(moving, fixed, np.eye(3), *given) == pytest.approx(1)
+    assert geometry.score(fixed, fixed, shift(10, 0), known, ~known) == -1
+    moved, _ = geometry.warp(moving, shift(4, 0), (40, 55))
+    assert geometry.score(moving, moved, shift(4, 0), known) == pytest.approx(1)
+    assert geometry.score(moving, moved, shift(4, 0), None, np.roll(known, 4, axis=0)) == pytest.approx(1)

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from PIL import PngImagePlugin
 
 from fiducial.datasets import read_color
-from fiducial.images import as_image, from_array, intensity_range, open_image, to_gray, write_image
+from fiducial.images import as_image, from_array, intensity_range, open_image, read_reduced, to_gray, write_image
 from fiducial.records import InputError
 
 SIZE = (70, 93)
@@ -332,6 +332,19 @@ def test_a_pixel_size_in_two_units_is_not_trusted(tmp_path: Path, rng: np.random
     assert (open_image(tmp_path / "one.tif").pixel_size, open_image(tmp_path / "one.tif").unit) == ((0.5, 0.25), "nm")
     assert (open_image(tmp_path / "two.tif").pixel_size, open_image(tmp_path / "two.tif").unit) == (None, None)
     assert open_image(tmp_path / "greek.tif").unit == "µm"
+
+
+@pytest.mark.parametrize("undefined", [np.nan, 30.0])
+def test_a_reduced_image_has_no_value_only_where_half_of_it_lacks_one(undefined: float, rng: np.random.Generator) -> None:
+    pixels = rng.random((60, 90), np.float32)
+    pixels[rng.random((60, 90)) < 0.2] = np.nan
+    pixels[12:24, :30], pixels[41, 7] = np.nan, np.inf
+    cells = pixels.reshape(10, 6, 15, 6).swapaxes(1, 2).reshape(10, 15, 36)
+    finite = np.isfinite(cells)
+    mean = np.where(finite, cells, 0).sum(-1) / np.maximum(finite.sum(-1), 1)
+    expected = np.where(finite.mean(-1) >= 0.5, mean, np.nan) if np.isnan(undefined) else np.where(finite, cells, 30).mean(-1)
+    np.testing.assert_allclose(read_reduced(from_array(pixels), 15, undefined), expected, rtol=1e-5)
+    assert np.isnan(expected[2:4, :5]).all() == np.isnan(undefined)
 
 
 def test_windows_outside_the_image_are_an_error(rng: np.random.Generator) -> None:

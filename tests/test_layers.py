@@ -14,7 +14,6 @@ from fiducial.layers import (
     linear_attention,
     matching_log_probability,
     mutual_matches,
-    nms,
     roi_align,
     sinusoidal_encoding,
 )
@@ -63,26 +62,6 @@ def test_mutual_matches_follow_algorithm_1_with_argmax() -> None:
             expected = int(p[image, a].argmax()) == b and p[image, a, b] >= 0.6
             assert bool(matches.matched[image, b]) == bool(expected)
             assert int(matches.template_index[image, b]) == (a if expected else 0)
-
-
-def test_nms_equals_the_greedy_loop(rng: np.random.Generator) -> None:
-    low = rng.uniform(0, 30, (60, 2))
-    boxes = np.concatenate([low, low + rng.uniform(3, 15, (60, 2))], axis=1)
-    score = rng.random(60)
-    kept: list[int] = []
-    for i in np.argsort(-score):
-        if all(iou(boxes[i], boxes[j]) <= 0.4 for j in kept):
-            kept.append(int(i))
-    assert nms(torch.from_numpy(boxes), torch.from_numpy(score), 0.4).tolist() == kept
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)
-
-
-def test_nms_of_nothing_is_nothing() -> None:
-    assert len(nms(torch.zeros(0, 4), torch.zeros(0), 0.5)) == 0
 
 
 def test_roi_align_equals_a_loop_of_bilinear_samples() -> None:

@@ -285,6 +285,22 @@ def test_only_so_many_inputs_are_shown_and_the_page_says_so(run: Path) -> None:
     assert len(page.named("img")) == 2
 
 
+def test_the_page_of_several_runs_counts_all_inputs(written: Path) -> None:
+    page = page_of(written / "runs", "--most", 1)
+    assert "The first 1 of 2 inputs are shown" in page.text
+    assert "4 runs of fiducial, 5 inputs" in page.text
+
+
+def test_map_coordinates_in_degrees_tell_neighbors_apart(run: Path) -> None:
+    degrees = {"map_x": [11.57512341, 11.57512355, np.nan], "map_y": [48.1371, 48.13710021, 48.1371]}
+    far = {"corner0_map_x": [500000.25, 500000.5, 512345.0], "corner0_map_y": [1e-7, np.inf, 5e5]}
+    pd.DataFrame({"y_px": [123.45678, 2, 3]} | degrees | far).to_csv(run / "plain" / "blobs.csv", index=False)
+    page = page_of(run).text
+    for words in ("11.57512341", "11.57512355", "48.13710000", "48.13710021", "500000.25", "500000.50", "512345.00", "1e-07"):
+        assert words in page
+    assert "123.46" in page
+
+
 def test_notes_stand_on_the_page_as_text(run: Path) -> None:
     (run / "notes.txt").write_text("Lens 2 <b>was</b> dusty.\n\nSecond night.")
     page = page_of(run)

@@ -63,6 +63,14 @@ def test_what_is_shown_keeps_its_color_and_fits_the_limit(rng: np.random.Generat
     np.testing.assert_array_equal(read_shown(from_array(pixels), 500), pixels[..., :3])
 
 
+def test_what_is_shown_of_8_bits_has_8_bits_and_is_rounded(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 255, (64, 48, 3), dtype=np.uint8)
+    seen = read_shown(from_array(pixels), 32)
+    assert (seen.dtype, read_shown(from_array(pixels.astype(np.uint16)), 32).dtype) == (np.uint8, np.float32)
+    mean = pixels.astype(float).reshape(32, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert np.abs(seen - mean).max() <= 0.5
+
+
 @pytest.mark.parametrize("scale", [1.5, 2.0, 3.3, 4.0])
 def test_a_dead_pixel_is_no_gap_and_a_dead_area_is_one_at_any_enlargement(scale: float, rng: np.random.Generator) -> None:
     pixels = rng.random((60, 75))

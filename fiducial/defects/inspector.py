@@ -6,6 +6,7 @@ Glossary
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
@@ -26,6 +27,7 @@ SMALLEST_PX = 64
 TILE_PX, MARGIN_PX = 384, 64
 ALIGN_PX = 640  # longest side at which the alignment is estimated
 TRUSTED_ALIGNMENT = 0.7  # least correlation; benchmarks/defects_good_boards.py shows both sides of it
+_GAP_PX = 5  # side of the neighborhood that tells a lone pixel without a value from an area
 PIXEL_P = 0.4  # least p of a defect's pixels; focal training is modest, 0.4 did best on the calibration group
 SMALLEST_AREA_PX = 8
 LEAST_COVERAGE = 0.25  # share of the sample that must be compared for a verdict
@@ -199,10 +201,25 @@ def _normalized(image: Image, *, invert: bool) -> _Normalized:
 def align_template(good: _Normalized, seen: _Normalized) -> geometry.Alignment:
     """Estimate the transform from template to sample on reduced images, and return it between the full ones."""
     (moving, down_m), (fixed, down_f) = (image.reduced(ALIGN_PX) for image in (good, seen))
-    known = np.isfinite(fixed)
-    moving, fixed = (np.nan_to_num(image, nan=0.5) for image in (moving, fixed))
-    found = geometry.align(moving, fixed, None if known.all() else known)
+    (moving, moving_known), (fixed, fixed_known) = (_filled(image) for image in (moving, fixed))
+    found = geometry.align(moving, fixed, moving_known, fixed_known)
     return replace(found, moving_to_fixed=np.linalg.inv(down_f) @ found.moving_to_fixed @ down_m)
+
+
+def _filled(image: Float32[np.ndarray, "h w"]) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"] | None]:
+    """Return an image without gaps, and what is known of it; None if all is.
+
+    A lone gap, with values in at least half of what is around, is filled with their mean and counts as known.
+    """
+    known = np.isfinite(image)
+    if known.all():
+        return image, None
+    share, total = (cv2.blur(part, (_GAP_PX, _GAP_PX)) for part in (known.astype(np.float32), np.where(known, image, 0)))
+    lone = ~known & (share >= 0.5)
+    filled = np.where(known, image, np.float32(0.5))
+    filled[lone] = total[lone] / share[lone]
+    known |= lone
+    return filled, None if known.all() else known
 
 
 def prepare(seen: _Normalized, good: _Normalized, template_to_sample: Matrix, window: Window) -> Prepared:
@@ -233,6 +250,8 @@ def _bounding_window(window_to_template: Matrix, size: tuple[int, int], template
 
 def _reason(compared: Compared) -> str:
     """Say why there can be no verdict; empty if there can."""
+    if compared.template_to_sample is None and compared.alignment_score == geometry.NOTHING:
+        return "no alignment to trust: nothing of template and sample could be compared"
     if compared.template_to_sample is None:
         return f"no alignment to trust: correlation {compared.alignment_score:.2f}, needs {TRUSTED_ALIGNMENT}"
     if compared.coverage < LEAST_COVERAGE:

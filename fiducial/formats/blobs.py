@@ -189,12 +189,8 @@ def _circles(edges: Float64[np.ndarray, "n 4"], score: list[float]) -> Circles:
     return Circles((boxes[:, :2] + boxes[:, 2:]) / 2, np.sqrt(sides.prod(axis=1)) / 2, np.array(score, np.float64))
 
 
-def blobs_to_coco(record: Blobs) -> dict[str, Any]:
-    """Return one image with its answer, an annotation per blob (box, polygon, area of its disk, score), one category."""
-    return _coco_frame(record) | {"annotations": list(_annotations(record))}
-
-
 def _annotations(record: Blobs) -> Iterator[dict[str, Any]]:
+    """Yield an annotation as COCO has it for each blob: box, polygon, area of its disk, score."""
     turn = np.arange(_POLYGON_POINTS) * 2 * np.pi / _POLYGON_POINTS
     around_xy = np.column_stack([np.cos(turn), np.sin(turn)])
     for i, edges in enumerate(_edges(record)):
@@ -235,16 +231,12 @@ def blobs_from_coco(path: Path) -> Circles:
         raise InputError(f"{path} is not a COCO file of blobs: {error!r}") from error
 
 
-def blobs_to_geojson(record: Blobs) -> dict[str, Any]:
-    """Return centers as GeoJSON points: in map coordinates where the image has them, else in pixels from its corner.
+def _features(record: Blobs) -> Iterator[dict[str, Any]]:
+    """Yield centers as GeoJSON points: in map coordinates where the image has them, else in pixels from its corner.
 
     Map coordinates are those of the image's reference system, which is named as GeoJSON of 2008 did, by its WKT; readers that
     know later GeoJSON alone expect longitude and latitude.
     """
-    return feature_collection(record, list(_features(record)))
-
-
-def _features(record: Blobs) -> Iterator[dict[str, Any]]:
     radii = {"radius_px": record.radius} | _radius_columns(record)
     properties = (
         {"image": record.image, "probability": float(record.score[i])} | {name: float(own[i]) for name, own in radii.items()}

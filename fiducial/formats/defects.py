@@ -184,14 +184,17 @@ def defects_to_coco(records: list[Defects]) -> dict[str, Any]:
 def _own_pixels(record: Defects, i: int) -> tuple[Bool[np.ndarray, "h w"], tuple[slice, slice]]:
     """Return a defect's pixels of the mask and the window that they are cut from: those of its class in its box.
 
-    Where these are more than it has, another one's reach into the box, which is drawn with a margin: what is cut off goes.
+    Where these are more than it has, another one's reach into the box, which is drawn with a margin: what is cut off goes. At
+    the image's border nothing is cut off.
     """
     edges = yx_to_pixel_edges(record.boxes_yxyx[i : i + 1])[0].round().astype(int)
     (y0, x0), (y1, x1) = np.clip(edges.reshape(2, 2), 0, record.size).tolist()
+    height, width = record.size
     own = record.mask[y0:y1, x0:x1] == record.label[i]
     if own.sum() > record.area_px[i]:
         _, parts = cv2.connectedComponents(own.astype(np.uint8), connectivity=8)
-        cut = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+        sides = ((y0 > 0, parts[0]), (y1 < height, parts[-1]), (x0 > 0, parts[:, 0]), (x1 < width, parts[:, -1]))
+        cut = np.concatenate([np.zeros(0, parts.dtype), *(side for inside, side in sides if inside)])
         inner = own & ~np.isin(parts, cut)
         own = inner if inner.any() else own
     return own, (slice(y0, y1), slice(x0, x1))

@@ -7,7 +7,7 @@ size of the region to be decoded is checked against a budget in bytes before any
 from fiducial.images.limits import MAX_BYTES, MAX_CHANNELS
 from fiducial.images.omezarr import is_omezarr
 from fiducial.images.opening import as_image, from_array, open_image
-from fiducial.images.tones import as_float32, intensity_range, read_reduced, sample_gray, to_gray
+from fiducial.images.tones import as_float32, averaged, intensity_range, read_reduced, sample_gray, to_gray
 from fiducial.images.writing import whole_file, write_image, write_json, write_json_rows, write_text
 from fiducial.images.zarr_writing import write_omezarr
 
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_CHANNELS",
     "as_float32",
     "as_image",
+    "averaged",
     "from_array",
     "intensity_range",
     "is_omezarr",

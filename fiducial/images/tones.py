@@ -47,7 +47,7 @@ def to_gray(pixels: Shaped[np.ndarray, "h w *c"], name: str) -> Float32[np.ndarr
 def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float32[np.ndarray, "h w"]:
     """Return the gray values of a whole image, averaged so that no side exceeds `longest_px`, read band by band.
 
-    NaN and infinite values count as `undefined`.
+    NaN and infinite values count as `undefined`; if that is NaN, averages are as `averaged` tells.
     """
     (h, w), factor = image.size, min(1.0, longest_px / max(image.size))
     size = (max(1, round(h * factor)), max(1, round(w * factor)))
@@ -57,9 +57,23 @@ def read_reduced(image: Image, longest_px: int, undefined: float = 0.0) -> Float
     for first in range(0, size[0], step):
         last = min(first + step, size[0])
         gray = to_gray(image.read((edges[first], 0, edges[last], w)), image.name)
-        band = np.where(np.isfinite(gray), gray, np.float32(undefined))
-        bands.append(band if factor == 1 else cv2.resize(band, (size[1], last - first), interpolation=cv2.INTER_AREA))
+        bands.append(averaged(gray, (size[1], last - first), undefined))
     return np.concatenate(bands)
+
+
+def averaged(seen: Float32[np.ndarray, "i j *c"], size: tuple[int, int], undefined: float) -> Float32[np.ndarray, "h w *c"]:
+    """Return averages over equal areas, (width, height) of them; of what is not finite, `undefined` is averaged.
+
+    If that is NaN, averages are of finite values, and NaN where these are under a half.
+    """
+    finite = np.isfinite(seen)
+    whole = (seen.shape[1], seen.shape[0]) == size
+    if finite.all() or np.isfinite(undefined) or whole:
+        seen = seen if finite.all() else np.where(finite, seen, np.float32(undefined))
+        return seen if whole else cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(finite.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    mean = cv2.resize(np.where(finite, seen, np.float32(0)), size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-6)
+    return np.where(share >= 0.5, mean, np.float32(np.nan))
 
 
 def intensity_range(image: Image) -> tuple[float, float]:
