@@ -1,7 +1,7 @@
 """Turn raw scores into probabilities, and a budget of false alarms into a threshold."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from fiducial.records import InputError
 
 KEEP_ALARMS = 2000  # probabilities of false alarms that a file of weights holds at most
 _Z95 = 1.959964  # of the normal distribution
+_LEAST_ODDS = 1e-12  # against an answer: none is beyond doubt
 _LEAST_VARIANCE = 0.1  # of the number of blobs where any are seen: no probability is right to the last digit
 
 
@@ -102,6 +103,12 @@ def evidence_to_probability(
     """Map evidence, in the order of the calibration's names, to probabilities."""
     x = (evidence - np.array(calibration.mean)) / np.array(calibration.deviation)
     return expit(x @ np.array(calibration.weight) + calibration.intercept)
+
+
+def share_probability(own: float, others: Sequence[float]) -> float:
+    """Return the probability of one answer among others, each of them probable by itself, if at most one can be right."""
+    odds = [p / max(1 - p, _LEAST_ODDS) for p in (own, *others)]
+    return odds[0] / (1 + sum(odds))
 
 
 def fit_probability(raw: Float64[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:

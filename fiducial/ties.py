@@ -17,6 +17,7 @@ REACH_PX = 3.0  # within which ties agree, in pixels of the frame
 
 # What the probability of a transform is fitted on.
 EVIDENCE = ("log_ties", "agreement", "held_out", "way_back", "spread", "similarity")
+ALIKE_TIES = 200  # that tell as much of the error as one by itself
 AGAINST = ("held_out", "way_back")  # more of these speaks against it
 
 Size = tuple[int, int]
@@ -61,7 +62,10 @@ def join(parts: list[Ties]) -> Ties:
 
 @dataclass(frozen=True)
 class Answer:
-    """A transform, the ties that agree with it, and the evidence for it (as EVIDENCE), which is of a frame of that scale."""
+    """A transform, the ties that agree with it, and the evidence for it (as EVIDENCE), which is of a frame of that scale.
+
+    `rivals` are the evidence for transforms to other places on which the images agree almost as well: at most one is right.
+    """
 
     matrix: Matrix
     scale: float
@@ -69,6 +73,7 @@ class Answer:
     evidence: Float64[np.ndarray, " k"]
     held_out_px: float
     return_px: float
+    rivals: tuple[Float64[np.ndarray, " k"], ...] = ()
 
 
 def fit_ties(model: Model, ties: Ties, reach_px: float) -> tuple[Matrix, Bool[np.ndarray, " n"]] | None:
@@ -139,8 +144,12 @@ def spread(matrix: Matrix, ties: Ties, frame: Frame, moving_size: Size, fixed_si
 
 
 def error_estimate(answer: Answer) -> float:
-    """Return the mean error to expect, in fixed pixels: how far the two ways lie apart, and the mean's scatter."""
-    return answer.return_px + answer.held_out_px / float(np.sqrt(max(len(answer.ties.similarity), 1)))
+    """Return the mean error to expect, in fixed pixels: how far the two ways lie apart, and the mean's scatter.
+
+    Ties near each other err alike: `ALIKE_TIES` tell as much as one (recipes/keypoints_error.py).
+    """
+    counted = max(len(answer.ties.similarity) / ALIKE_TIES, 1.0)
+    return answer.return_px + answer.held_out_px / float(np.sqrt(counted))
 
 
 def local_scale(matrix: Matrix, moving_size: Size) -> float:
@@ -159,6 +168,25 @@ def choose_frame(matrix: Matrix, moving_size: Size, fixed_size: Size, longest_px
     factor = min(1.0, longest_px / max(own, min(local_scale(matrix, moving_size) * max(moving_size), 3 * own)))
     tall, wide = (max(LEAST_SIDE_PX, round(side * factor)) for side in span)
     return Frame(factor, (tall, wide), first)
+
+
+def choose_canvas(frame: Frame, matrix: Matrix, moving_size: Size, *, near: bool) -> tuple[Size, Matrix]:
+    """Return size and transform of a canvas that shows a moving image as it lies in a frame, shifted to begin with it.
+
+    Where it is known to lie `near`, the canvas leaves out what is farther from the frame than that is long.
+    """
+    placed = frame.to_frame @ matrix
+    corners = apply_transform(placed, corners_yx(moving_size))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    middle = apply_transform(placed, np.array([image_center_yx(moving_size)]))[0]
+    if near:
+        around = np.array(frame.size)
+        nearest = np.clip(low, -around, 2 * around), np.clip(high, -around, 2 * around)
+        if any((ours != given).any() for ours, given in zip(nearest, (low, high), strict=True)):
+            (low, high), middle = nearest, (nearest[0] + nearest[1]) / 2
+    size = (16 * np.maximum(np.ceil((high - low) / 16 + 0.1), 2)).astype(int)
+    tall, wide = size.tolist()
+    return (tall, wide), shift(*image_center_yx((tall, wide))) @ shift(*-middle) @ placed
 
 
 def _surroundings(matrix: Matrix, moving_size: Size, fixed_size: Size) -> tuple[tuple[int, int], Size]:

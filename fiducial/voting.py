@@ -24,11 +24,11 @@ _NOTHING = -1.0  # inner product that stands for cells that show nothing: no two
 
 @dataclass(frozen=True)
 class Vote:
-    """The best shift of a map on another.
+    """A shift of a map on another.
 
     Attributes:
         shift_yx: from cells of the moving map to cells of the fixed one.
-        strength: the agreement there, in units of its deviation over all other shifts.
+        strength: the agreement there, in units of its deviation over all shifts.
     """
 
     shift_yx: tuple[int, int]
@@ -40,6 +40,31 @@ def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> lis
 
     The sum is the logarithm of the shift's likelihood where each descriptor predicts its partner by a softmax.
     """
+    best = []
+    for agreement in _agreement(moving, fixed):
+        y, x = divmod(int(agreement.argmax()), agreement.shape[1])
+        best.append(_vote_at(agreement, fixed, y, x) if agreement[y, x] > -torch.inf else Vote((0, 0), 0.0))
+    return best
+
+
+def vote_all(moving: Float[Tensor, "d h w"], fixed: Float[Tensor, "d i j"], spacing: int, least: float) -> list[Vote]:
+    """Return the shifts of one map at which it agrees at least `least` times as well as at the best, the strongest first.
+
+    Any two lie over `spacing` cells from each other along an axis. Where what the maps show repeats there are several.
+    """
+    agreement = _agreement(moving[None], fixed)[0]
+    around = F.pad(agreement[None, None], (spacing,) * 4, mode="circular")
+    top = (agreement > -torch.inf) & (F.max_pool2d(around, 2 * spacing + 1, stride=1)[0, 0] == agreement)
+    votes = [_vote_at(agreement, fixed, y, x) for y, x in top.nonzero().tolist()]
+    enough = least * max((own.strength for own in votes), default=0.0)
+    return sorted((own for own in votes if own.strength >= enough), key=lambda own: -own.strength)
+
+
+def _agreement(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> Float[Tensor, "b n m"]:
+    """Return how well maps agree at each shift, in deviations over all shifts; -inf where too little lies on the other.
+
+    Shifts up and to the left are at the end, as a Fourier transform puts them.
+    """
     size = [cv2.getOptimalDFTSize(moving.shape[i + 2] + fixed.shape[i + 1] - 1) for i in (0, 1)]
     maps = [_centered(moving), _centered(fixed[None])]
     shown = [(m.square().sum(1, keepdim=True) > 0).float() for m in (moving, fixed[None])]
@@ -47,17 +72,16 @@ def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> lis
     enough = common > LEAST_COMMON * torch.minimum(shown[0].sum((1, 2, 3)), shown[1].sum())[:, None, None]
     around = F.pad(_correlation(maps[0], maps[1], size), (1, 1, 1, 1), mode="circular")  # shifts of -1 lie beside those of 0
     surface = F.avg_pool2d(around, 3, stride=1) / common.clamp(min=1).sqrt()
-    votes = []
     for own, counted in zip(surface, enough, strict=True):
-        if not counted.any():
-            votes.append(Vote((0, 0), 0.0))
-            continue
-        deviation = max(float(own[counted].std(correction=0)), 1e-9)
-        best = int(own.masked_fill(~counted, -torch.inf).argmax())
-        y, x = divmod(best, size[1])
-        offset = (y - size[0] if y >= fixed.shape[1] else y, x - size[1] if x >= fixed.shape[2] else x)
-        votes.append(Vote(offset, float(own[y, x] - own[counted].mean()) / deviation))
-    return votes
+        if counted.any():
+            deviation = max(float(own[counted].std(correction=0)), 1e-9)
+            own.sub_(own[counted].mean()).div_(deviation)
+    return surface.masked_fill(~enough, -torch.inf)
+
+
+def _vote_at(agreement: Float[Tensor, "n m"], fixed: Float[Tensor, "d i j"], y: int, x: int) -> Vote:
+    (n, m), (_, h, w) = agreement.shape, fixed.shape
+    return Vote((y - n if y >= h else y, x - m if x >= w else x), float(agreement[y, x]))
 
 
 def _centered(maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:

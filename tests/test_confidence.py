@@ -20,6 +20,7 @@ from fiducial.confidence import (
     fit_probability,
     largest_alarms,
     read_calibration,
+    share_probability,
     threshold_for_budget,
     to_probability,
     with_alarms,
@@ -205,3 +206,13 @@ def test_the_shipped_calibration_says_of_ordinary_crowds_what_it_said(rng: np.ra
         assert variance > 0.1
         said = max(0, math.floor(expected - reach)), math.ceil(expected + reach)
         assert count_interval(probability, inflation, spread) == said
+
+
+def test_answers_of_which_one_can_be_right_share_their_probability() -> None:
+    assert share_probability(0.8, []) == pytest.approx(0.8)
+    assert share_probability(0.999, [0.999]) == pytest.approx(0.5, abs=1e-3)
+    assert share_probability(0.999, [0.999]) < 0.5
+    assert share_probability(0.999, [0.001]) == pytest.approx(0.999, abs=1e-5)
+    assert share_probability(1.0, [1.0, 1.0]) == pytest.approx(1 / 3)
+    some = [0.7, 0.4, 0.2]
+    assert sum(share_probability(own, some[:i] + some[i + 1 :]) for i, own in enumerate(some)) < 1

@@ -281,4 +281,4 @@ def test_pairs_of_different_scenes_are_the_negatives_of_register(monkeypatch: py
     judged = ImageRegistrar(registrar.source, fitted, registrar.device, bf16=registrar.bf16)
     scenes = [open_scene(fiducial.images.from_array(image)) for image in (case.moving, case.fixed)]
     best = judged.find(*scenes, quick)
-    assert fitted.alarms[0] == pytest.approx(0.0 if best is None else judged.probability(best.evidence))
+    assert fitted.alarms[0] == pytest.approx(0.0 if best is None else judged.probability(best))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fiducial.voting import Pairs, Vote, match_near, vote
+from fiducial.voting import Pairs, Vote, match_near, vote, vote_all
 
 D = 16
 
@@ -43,6 +43,20 @@ def test_maps_that_share_a_part_are_not_wrapped_around(shift_yx: tuple[int, int]
     moving, fixed = canvas[:, 40:84, 42:93], canvas[:, 40 - dy : 90 - dy, 42 - dx : 90 - dx]
     (found,) = vote(moving[None], fixed)
     assert found.shift_yx == shift_yx
+
+
+def test_a_part_that_is_shown_twice_is_found_at_both_places() -> None:
+    part, twice = smooth((20, 22), seed=3), smooth()
+    twice[:, 5:25, 8:30] = twice[:, 33:53, 41:63] = part
+    found = vote_all(part, twice, 2, 0.6)
+    assert [own.shift_yx for own in sorted(found, key=lambda own: own.shift_yx)] == [(5, 8), (33, 41)]
+    assert found[0].strength >= found[1].strength
+    assert len(vote_all(part, twice, 50, 0.6)) == 1  # nearer than the spacing
+    once = smooth()
+    once[:, 5:25, 8:30] = part
+    assert vote_all(part, once, 2, 0.6) == vote(part[None], once)
+    assert len(vote_all(part, once, 2, 0.01)) > 1
+    assert vote_all(torch.zeros_like(part), once, 2, 0.6) == []
 
 
 def test_several_maps_are_voted_for_each_by_itself() -> None:

@@ -141,7 +141,7 @@ def fit_registrations(
     absent: list[Float64[np.ndarray, "n k"]] = []
     for done, case in enumerate(draw_cases(pairs, count, seed=7), start=1):
         scenes = open_scene(from_array(case.moving)), open_scene(from_array(case.fixed))
-        answers = list(registrar.answers(*scenes, UNKNOWN))
+        answers = list(registrar.answers(registrar.pair(*scenes), UNKNOWN))
         cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX + reference_px for answer in answers]))
         if case.moving_to_fixed is None:
             absent.append(_evidence(answers))
@@ -152,7 +152,7 @@ def fit_registrations(
     first = fit_evidence(EVIDENCE, evidence, right, AGAINST)
     judged = ImageRegistrar(registrar.source, first, registrar.device, bf16=registrar.bf16)
     best = [(a, r) for a, r in cases if a]
-    chosen = [int(np.argmax([judged.probability(answer.evidence) for answer in answers])) for answers, _ in best]
+    chosen = [int(np.argmax([judged.probability(answer) for answer in answers])) for answers, _ in best]
     fitted = fit_evidence(
         EVIDENCE,
         np.array([answers[i].evidence for i, (answers, _) in zip(chosen, best, strict=True)]),
@@ -181,7 +181,7 @@ def evaluate_registrations(
         scenes, begun = (open_scene(from_array(case.moving)), open_scene(from_array(case.fixed))), perf_counter()
         answer = registrar.find(*scenes, UNKNOWN)
         error = error_of(case, None if answer is None else answer.matrix)
-        score = 0.0 if answer is None else registrar.probability(answer.evidence)
+        score = 0.0 if answer is None else registrar.probability(answer)
         rows.append((case.moving_to_fixed is not None, error, score, perf_counter() - begun))
         if progress is not None:
             progress(done, count)

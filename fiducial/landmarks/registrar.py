@@ -11,14 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from fiducial.confidence import EvidenceCalibration, evidence_to_probability
+from fiducial.confidence import EvidenceCalibration, evidence_to_probability, share_probability
 from fiducial.coords import (
     Matrix,
     apply_transform,
-    corners_yx,
     image_center_yx,
     scale_transform,
     shift,
@@ -38,6 +37,7 @@ from fiducial.ties import (
     TILES,
     Answer,
     Frame,
+    choose_canvas,
     choose_frame,
     error_estimate,
     fit_ties,
@@ -48,7 +48,7 @@ from fiducial.ties import (
     spread_tiles,
 )
 from fiducial.tiles import tiles
-from fiducial.voting import vote
+from fiducial.voting import Vote, vote, vote_all
 
 SMALLEST_PX = LEAST_SIDE_PX  # of an image
 SEARCH_PX, WORK_PX = 256, 512  # longest side of the larger image in a frame, while searching and while matching
@@ -57,6 +57,9 @@ SEEN_DEG = TURN_DEG / 2  # to either side of an angle, what the search at that a
 RANGE = (0.6, 1.67)  # of scales, if nothing is known of them
 CANDIDATES, FINALISTS = 6, 3  # votes that are matched, and matched ones that are matched again in a finer frame
 WIDE, NARROW = 10, 4  # cells around a place where partners are sought, first and later
+CONTESTED = 0.2  # probability from which on an answer is compared with other places
+ALIKE_VOTES, RIVALS = 0.6, 4  # agreement of such places, in parts of the best one's, and how many are looked at
+APART_PX = 8.0  # of a frame: places that lie farther apart cannot both be right
 SAME_PX = 12.0  # of a frame: candidates that lie nearer to each other lead to one answer
 LEAST_SHARE = 0.2  # of the fixed image's length, from which on a search of the whole sees a moving one well
 ENOUGH = 200  # ties on which a candidate is answered at once; with fewer it waits till those of all angles are answered
@@ -66,6 +69,7 @@ RIGHT_PX = 5.0  # mean error, in pixels of the frame, under which an answer is r
 TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales of RANGE, votes, matches
 _AT_ONCE_PX = 4_000_000  # of views that are described at once
+MOST_CANVAS_PX = 8_000_000  # on which the moving image is searched at once, over 20 times as long as the fixed one
 _FRAMES_KEPT = 4  # of the fixed image, with what the network says of them
 _ALIKE = 0.05  # change of scale for which no other frame is rendered
 
@@ -173,21 +177,23 @@ class ImageRegistrar:
         """Find the transform that lays a moving image on a fixed one.
 
         Raises:
-            InputError: an image is too small, without finite values, or not gray or color.
+            InputError: an image is too small, without finite values, or not gray or color; the moving one is by far the larger.
         """
         finer = max(0, int(np.ceil(np.log2(max(fixed.size) / WORK_PX))))
         steps = Steps(progress, 2 * _ROUND_STEPS + finer * TILES**2)
         scenes = _open(moving), _open(fixed)
+        _check_lengths(moving, fixed, search)
         answer = self.find(*scenes, search, steps, max(CERTAIN, min_probability))
         steps.reach(2 * _ROUND_STEPS)
         found = None if answer is None else self.finish(*scenes, answer, search, steps)
         steps.reach(steps.total)
-        score = 0.0 if found is None else self.probability(found.evidence)
+        score = 0.0 if found is None else self.probability(found)
         within_px, reason = RIGHT_PX if found is None else RIGHT_PX / found.scale, ""
         if found is None:
             reason = "nothing was found on which enough points of the two images agree" + _hint(moving, fixed, search)
         elif score < min_probability:
             reason = f"the mean error is under {within_px:.3g} px with probability {score:.2f}, needs {min_probability:g}"
+            reason += f": what is shown repeats, {len(found.rivals)} other places agree nearly as well" if found.rivals else ""
         ties = join([]) if found is None else found.ties
         matrix = None if found is None else found.matrix
         return Registration(
@@ -216,36 +222,39 @@ class ImageRegistrar:
             provenance=provenance,
         )
 
-    def probability(self, evidence: Float64[np.ndarray, " k"]) -> float:
+    def probability(self, answer: Answer) -> float:
         """Return the probability that the mean error is under 5 px; without a calibration, the agreement stands in."""
-        if self.calibration is None:
-            return float(evidence[1])
-        return float(evidence_to_probability(self.calibration, evidence[None])[0])
+        evidence = np.array([answer.evidence, *answer.rivals])
+        own = evidence[:, 1] if self.calibration is None else evidence_to_probability(self.calibration, evidence)
+        return share_probability(float(own[0]), own[1:].tolist()) if answer.rivals else float(own[0])
+
+    def pair(self, moving: Scene, fixed: Scene) -> Pair:
+        """Return what a search goes through."""
+
+        def see_fixed(frame: Frame, by_peaks: bool) -> Seen:
+            return self.see(fixed, frame.to_frame, frame.size, by_peaks=by_peaks)
+
+        return Pair(moving, fixed, lru_cache(maxsize=_FRAMES_KEPT)(see_fixed))
 
     def find(
         self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None, enough: float = CERTAIN
     ) -> Answer | None:
-        """Return the most probable answer, the first that is `enough` so."""
-        best, probable = None, -1.0
-        for answer in self.answers(moving, fixed, search, steps):
-            own = self.probability(answer.evidence)
+        """Return the most probable answer, the first that is `enough` so, with its rivals: places that agree nearly as well."""
+        best, probable, pair = None, -1.0, self.pair(moving, fixed)
+        for answer in self.answers(pair, search, steps):
+            own = self.probability(answer)
             if own > probable:
                 best, probable = answer, own
             if probable >= enough:
                 break
-        return best
+        return best if best is None or probable < CONTESTED else self._among_rivals(pair, best, search)
 
-    def answers(self, moving: Scene, fixed: Scene, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
+    def answers(self, pair: Pair, search: Search, steps: Steps | None = None) -> Iterator[Answer]:
         """Yield answers from a search of the images as they lie, then from one at all angles.
 
         Candidates of the first search on which few ties agree wait for the second, and the best of them are answered last.
         """
         steps = Steps(None, 1) if steps is None else steps
-
-        def see_fixed(frame: Frame, by_peaks: bool) -> Seen:
-            return self.see(fixed, frame.to_frame, frame.size, by_peaks=by_peaks)
-
-        pair = Pair(moving, fixed, lru_cache(maxsize=_FRAMES_KEPT)(see_fixed))
         rounds = [[0.0], _turns(search.turn_deg)]
         waiting: list[Guess] = []
         for done, angles in enumerate(rounds, start=1):
@@ -285,24 +294,38 @@ class ImageRegistrar:
 
     def _vote(self, pair: Pair, search: Search, scale: float, angles: list[float]) -> list[Guess]:
         """Return the best shift at one scale and each of several angles about the start."""
-        middle, corners = image_center_yx(pair.moving.image.size), corners_yx(pair.moving.image.size)
+        middle = image_center_yx(pair.moving.image.size)
         turned = [search.start @ similarity(scale, angle, middle) for angle in angles]
         frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX, whole=not search.known)
         there, guesses = pair.see_fixed(frame, False), []
-        placed = [frame.to_frame @ matrix for matrix in turned]
-        spans = [np.ptp(apply_transform(matrix, corners), axis=0) for matrix in placed]
-        sizes = [tuple((16 * np.maximum(np.ceil(span / 16 + 0.1), 2)).astype(int).tolist()) for span in spans]  # of canvases
-        for size in dict.fromkeys(sizes):
-            alike = [m for m, own in zip(placed, sizes, strict=True) if own == size]
-            to_canvas = [shift(*image_center_yx(size)) @ shift(*-apply_transform(m, np.array([middle]))[0]) @ m for m in alike]
+        canvases = [choose_canvas(frame, matrix, pair.moving.image.size, near=search.known) for matrix in turned]
+        for size in dict.fromkeys(own for own, _ in canvases):
+            to_canvas = [matrix for own, matrix in canvases if own == size]
             step = max(1, _AT_ONCE_PX // (size[0] * size[1]))  # views are large where the moving image is by far the larger
             for part in (to_canvas[first : first + step] for first in range(0, len(to_canvas), step)):
-                views = [pair.moving.view(matrix, size) for matrix in part]
-                own = self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
-                for found, matrix in zip(vote(own, there.descriptors), part, strict=True):
-                    offset = shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1])
-                    guesses.append(Guess(np.linalg.inv(frame.to_frame) @ offset @ matrix, found.strength))
+                for found, matrix in zip(vote(self._described(pair, part, size), there.descriptors), part, strict=True):
+                    guesses.append(Guess(_laid(frame, found, matrix), found.strength))
         return guesses
+
+    def _described(self, pair: Pair, to_canvas: list[Matrix], size: tuple[int, int]) -> Float32[Tensor, "b d i j"]:
+        """Return the descriptors of the moving image on several canvases of one size."""
+        views = [pair.moving.view(matrix, size) for matrix in to_canvas]
+        return self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
+
+    def _among_rivals(self, pair: Pair, answer: Answer, search: Search) -> Answer:
+        """Return the most probable of an answer and those to places that agree nearly as well; the rest are its rivals."""
+        answers = [answer]
+        for longest_px, by_peaks in ((SEARCH_PX, False), (WORK_PX, True)):  # as the fixed image was seen before
+            frame = choose_frame(answer.matrix, *pair.sizes, longest_px, whole=not search.known)
+            size, to_canvas = choose_canvas(frame, answer.matrix, pair.moving.image.size, near=search.known)
+            maps = self._described(pair, [to_canvas], size)[0], pair.see_fixed(frame, by_peaks).descriptors
+            for found in vote_all(*maps, round(APART_PX / STRIDE), ALIKE_VOTES)[: 1 + RIVALS]:
+                matrix, reach_px = _laid(frame, found, to_canvas), APART_PX / frame.scale
+                other = self._answer(pair, matrix, search) if _is_new(matrix, answers, reach_px, pair) else None
+                if other is not None and _is_new(other.matrix, answers, reach_px, pair):
+                    answers.append(other)
+        best, *rest = sorted(answers, key=lambda own: -self.probability(own))
+        return replace(best, rivals=tuple(own.evidence for own in rest))
 
     def see(self, scene: Scene, to_view: Matrix, size: tuple[int, int], *, by_peaks: bool) -> Seen:
         """Return a view with its descriptors, zero for cells that show nothing, and, by peaks, with O."""
@@ -332,7 +355,8 @@ class ImageRegistrar:
         """Refine the transform of large images at finer scales, on tiles spread over what they have in common.
 
         Every other tile gives an estimate of its own, and the rest another: how far these lie from the common one is how exact
-        it is. Where one of them is missing, a fit on which few of the ties agree is not taken.
+        it is. Where one of them is missing, a fit on which few of the ties agree is not taken; nor one that is wrong
+        by its own error.
         """
         scale, sizes = answer.scale, (moving.image.size, fixed.image.size)
         finest = min(1.0, 1.0 / local_scale(answer.matrix, moving.image.size))
@@ -354,9 +378,12 @@ class ImageRegistrar:
             if not twice and len(kept.mutual) < ENOUGH_AGREE * ties.mutual.sum():
                 break
             held_out, return_px = held_out_error(search.model, kept.moving_yx, kept.fixed_yx), float(sum(apart))
-            best = replace(
+            finer = replace(
                 best, matrix=found[0], ties=kept, held_out_px=held_out, return_px=return_px if twice else best.return_px
             )
+            if error_estimate(finer) > RIGHT_PX / answer.scale:
+                break
+            best = finer
         return best
 
 
@@ -377,6 +404,28 @@ def _hint(moving: Image, fixed: Image, search: Search) -> str:
         return ""
     part = f"{moving.name} is at most {100 * share:.2g} % as long as {fixed.name}"
     return f": {part}, crop that to where it may lie (`fiducial locate` finds the place)"
+
+
+def _is_new(matrix: Matrix, answers: list[Answer], reach_px: float, pair: Pair) -> bool:
+    return all(not transform_distance(own.matrix, matrix, *pair.sizes) < reach_px for own in answers)
+
+
+def _laid(frame: Frame, found: Vote, to_canvas: Matrix) -> Matrix:
+    """Return the transform from moving to fixed pixels that a shift of a canvas on a frame means."""
+    return np.linalg.inv(frame.to_frame) @ shift(STRIDE * found.shift_yx[0], STRIDE * found.shift_yx[1]) @ to_canvas
+
+
+def _check_lengths(moving: Image, fixed: Image, search: Search) -> None:
+    """Refuse a moving image beside which the fixed one is a speck, unless the map says where; raises InputError."""
+    middle = image_center_yx(moving.size)
+    matrix = search.start @ similarity(search.scales[1], 0.0, middle)
+    frame = choose_frame(matrix, moving.size, fixed.size, SEARCH_PX, whole=not search.known)
+    (tall, wide), _ = choose_canvas(frame, matrix, moving.size, near=search.known)
+    if tall * wide > MOST_CANVAS_PX:
+        times = local_scale(matrix, moving.size) * max(moving.size) / max(fixed.size)
+        raise InputError(
+            f"{moving.name} may be {times:.0f} times as long as {fixed.name}: swap them, or crop it to where that may lie"
+        )
 
 
 def _open(image: Image) -> Scene:
