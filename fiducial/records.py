@@ -354,8 +354,8 @@ class Registration:
         within_px: 5 px of what the search looked at, so more where that was a reduced copy.
         accepted: whether the score reaches the least probability asked for. reason: if not, why.
         start: where the search began: "map", from what the files state, or "searched", from nothing but the pixels.
-        correction: (dy, dx) that the transform adds to what the files' georeference states, at the center of the fixed image,
-            in map units; None unless both files state one.
+        correction: (dy, dx) that the transform adds to what the files' georeference states, the mean over what the images have
+            in common under it, in units of the fixed image's map; None unless both files state one.
         moving_size, fixed_size: height and width in pixels.
         pixel_size, unit, crs, pixel_to_world: of the fixed image, as in `Image`.
     """

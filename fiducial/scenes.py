@@ -15,6 +15,7 @@ from fiducial.scaled import Scaled, without_values
 Gray = Float32[np.ndarray, "_ _"]
 
 _KEPT_PX = 3_000_000  # pixels of a reduced copy that is kept whole
+_SHORT_PX = 2**15 - 1  # and its sides are under this: OpenCV resamples nothing longer
 _TONES_PX = 300_000  # pixels of it, about, that tell its tones
 _FLAT_PX = 33  # side of a window that holds one value alone where there are no data
 _REACH_PX = _FLAT_PX + 3  # around a view that are read: of the resampling, and to tell where there are no data
@@ -45,7 +46,7 @@ class Scene:
         halvings = _halvings(back, size)
         copy = Scaled(self.image, 2.0**-halvings, 0.0, 1.0, np.nan)
         to_copy = scale_transform(2.0**-halvings) @ back  # from pixels of the view
-        if copy.size[0] * copy.size[1] <= _KEPT_PX:
+        if copy.size[0] * copy.size[1] <= _KEPT_PX and max(copy.size) < _SHORT_PX:
             (even, present), first = self._whole(halvings, copy), (0, 0)
         else:
             corners = apply_transform(to_copy, corners_yx(size))

@@ -3,13 +3,15 @@
 import inspect as signatures
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.data import brick
 
 import fiducial
 from fiducial import api, augment, cli, geometry, metrics, synth, weights
-from fiducial.coords import image_center_yx, shift, similarity
+from fiducial.coords import apply_transform, corners_yx, image_center_yx, shift, similarity
 from fiducial.defects.inspector import DefectInspector
 from fiducial.images import from_array
 from fiducial.regions import label_regions
@@ -107,6 +109,40 @@ def test_nan_areas_are_left_out_and_lower_the_coverage() -> None:
     found = fiducial.inspect(sample, template)
     assert found.verdict == "good"
     assert found.coverage == pytest.approx(1 - 100 * 150 / template.size, abs=1e-3)
+
+
+@pytest.mark.parametrize("gap", [np.s_[:250], np.s_[205:], np.s_[:, 300:]], ids=["top", "bottom", "right"])
+@pytest.mark.parametrize("missing", ["template", "sample"])
+def test_an_area_without_values_leads_no_alignment_astray(gap: slice, missing: str) -> None:
+    template = brick().astype(np.float32)
+    true = shift(3, -2) @ similarity(1.01, 2, image_center_yx((512, 512)))
+    sample = cv2.warpPerspective(template, true, (512, 512), borderMode=cv2.BORDER_REFLECT)
+    (template if missing == "template" else sample)[gap] = np.nan
+    found = fiducial.inspect(sample, template)
+    assert (found.verdict, found.alignment_score > 0.98) == ("good", True)
+    assert found.template_to_sample is not None
+    corners = corners_yx((512, 512))
+    np.testing.assert_allclose(apply_transform(found.template_to_sample, corners), apply_transform(true, corners), atol=1)
+
+
+@pytest.mark.parametrize(("size", "share"), [((398, 517), 0.15), ((1393, 1810), 0.15)], ids=["as it is", "reduced"])
+def test_scattered_pixels_without_values_keep_no_part_from_its_verdict(size: tuple[int, int], share: float) -> None:
+    rng, pictures = np.random.default_rng(1), []
+    for _ in range(2):
+        picture = cv2.resize(board(), size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        picture[rng.random(size) < share] = np.nan
+        pictures.append(picture)
+    found = fiducial.inspect(*pictures)
+    assert (found.verdict, found.alignment_score > 0.98) == ("good", True)
+    np.testing.assert_allclose(found.template_to_sample, np.eye(3), atol=0.1)
+
+
+def test_a_refusal_says_where_nothing_could_be_compared() -> None:
+    sample = board().astype(np.float32)
+    sample[np.random.default_rng(1).random(SIZE) < 0.7] = np.nan
+    found = fiducial.inspect(sample, board())
+    assert (found.verdict, found.template_to_sample) == ("refused", None)
+    assert "nothing of template and sample could be compared" in found.reason
 
 
 def test_a_verdict_needs_a_quarter_of_the_sample() -> None:

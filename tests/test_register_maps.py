@@ -12,7 +12,7 @@ from typed import run
 
 import fiducial
 from fiducial import inputs, runs, weights
-from fiducial.coords import Matrix, shift, to_corner_frame
+from fiducial.coords import Matrix, apply_transform, shift, to_corner_frame
 from fiducial.formats.defects import defects_from_json
 
 WORLD = np.array([[10.0, 0, 500_000], [0, -10, 3_780_000], [0, 0, 1]])
@@ -70,6 +70,30 @@ def test_pixels_that_are_oblong_or_begin_in_the_south_are_laid_where_they_belong
     assert found.correction == pytest.approx((30, -40), abs=10)
 
 
+def test_a_part_of_three_degrees_in_another_reference_system_is_corrected_where_it_lies(tmp_path: Path) -> None:
+    warp = pytest.importorskip("rasterio.warp", reason="extra `geo` is not installed")
+    rng, step, size = np.random.default_rng(2), 1e-3, (400, 410)
+    noise = [cv2.GaussianBlur(rng.normal(0, s, (3000, 3000)).astype(np.float32), (0, 0), s) for s in (2, 5, 12)]
+    degrees = np.clip(128 + 40 * np.sum(noise, axis=0), 0, 255).astype(np.uint8)
+    to_degrees = np.array([[step, 0, 10.0], [0, -step, 49.0], [0, 0, 1]])
+    (x,), (y,) = warp.transform("EPSG:4326", "EPSG:32632", [10.8], [48.2])
+    to_map = np.array([[100.0, 0, x], [0, -100.0, y], [0, 0, 1]])
+    on_map = apply_transform(to_map, np.indices(size).reshape(2, -1).T.astype(np.float64))
+    longitude, latitude = warp.transform("EPSG:32632", "EPSG:4326", on_map[:, 1].tolist(), on_map[:, 0].tolist())
+    under = apply_transform(np.linalg.inv(to_degrees), np.stack([latitude, longitude], 1)).astype(np.float32)
+    fixed = cv2.remap(degrees, under[:, 1].reshape(size), under[:, 0].reshape(size), cv2.INTER_LINEAR)
+    geotiff(tmp_path / "degrees.tif", degrees, to_degrees, 4326)
+    geotiff(tmp_path / "fixed.tif", sensor(fixed, "negative, dim"), to_map @ shift(2, -3), 32632)  # too far south, too far west
+    found = fiducial.register(tmp_path / "degrees.tif", tmp_path / "fixed.tif")
+    assert found.accepted, found.reason
+    assert found.moving_to_fixed is not None
+    off = np.linalg.norm(
+        apply_transform(found.moving_to_fixed, under[::97].astype(float)) - np.indices(size).reshape(2, -1).T[::97], axis=1
+    )
+    assert off.mean() < 1
+    assert found.correction == pytest.approx((-200, -300), abs=50)
+
+
 def test_a_small_image_is_found_in_a_large_one_where_the_map_says(tmp_path: Path) -> None:
     rows = (("camera", "gravel", "brick"), ("brick", "astronaut", "grass"), ("grass", "gravel", "camera"))
     large = np.vstack([np.hstack([scene(name, (600, 700)) for name in row]) for row in rows])
@@ -81,6 +105,10 @@ def test_a_small_image_is_found_in_a_large_one_where_the_map_says(tmp_path: Path
     assert off_px(found, shift(840, 910)) < 3
     assert 5 <= found.within_px < 6  # of the part around it, not of the whole
     assert found.correction == pytest.approx((70, 90), abs=30)
+    assert found.moving_to_fixed is not None
+    chip_yx = np.indices(chip.shape).reshape(2, -1).T.astype(np.float64)
+    added = apply_transform(WORLD @ found.moving_to_fixed, chip_yx) - apply_transform(WORLD @ shift(847, 901), chip_yx)
+    assert found.correction == pytest.approx(added.mean(axis=0), abs=0.1)  # over the part alone
 
 
 def test_an_image_too_small_for_a_search_of_the_whole_gets_a_hint() -> None:

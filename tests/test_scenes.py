@@ -173,6 +173,18 @@ def test_a_view_of_a_giant_image_reads_what_it_shows(rng: np.random.Generator) -
     np.testing.assert_allclose(seen, np.sin(y / 17.0) * np.cos(x / 23.0), atol=0.01)
 
 
+@pytest.mark.parametrize("size", [(64, 40_000), (40_000, 64)])
+def test_a_strip_longer_than_opencv_resamples_is_seen_by_windows(size: tuple[int, int]) -> None:
+    reads: list[Window] = []
+    scene = scenes.Scene(drawn_on_demand(size, reads), 100.0, tone_curve(np.linspace(0, 200, 500, dtype=np.float32)))
+    top, left = (0, 36_000) if size[1] > size[0] else (36_000, 0)
+    seen, shown = scene.view(shift(-top, -left), (64, 64))
+    assert shown.all()
+    assert not scene.copies  # a whole copy is more than `cv2.remap` takes, of some versions
+    y, x = np.ogrid[top : top + 64, left : left + 64]
+    np.testing.assert_allclose(seen, np.sin(y / 17.0) * np.cos(x / 23.0), atol=0.01)
+
+
 def test_a_reduced_copy_is_read_once_in_bands() -> None:
     reads: list[Window] = []
     scene = scenes.Scene(drawn_on_demand((6_000, 9_000), reads), 100.0, tone_curve(np.linspace(0, 200, 500, dtype=np.float32)))

@@ -95,7 +95,7 @@ def diameter_px(image: Image, diameter: float | str) -> float:
         if image.pixel_size is None or image.unit not in METERS:
             stated = f"in {image.unit}" if image.unit else "nothing"
             raise InputError(
-                f"a diameter in {unit} needs a file that states its pixel size in a metric unit, {image.name}: {stated}"
+                f"a diameter in {unit} needs a file that states its pixel size in a unit of length, {image.name}: {stated}"
             )
         value *= METERS[unit] / (METERS[image.unit] * float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])))
     if not _DIAMETERS_PX[0] <= value <= _DIAMETERS_PX[1]:

@@ -1,8 +1,10 @@
 """What the verbs share: the images they take, units of length, calibrated weights, and what makes an answer one."""
 
+import operator
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Shaped
@@ -11,7 +13,9 @@ from fiducial.confidence import AnyCalibration, Calibration, threshold_for_budge
 from fiducial.records import Image, InputError
 from fiducial.weights import Weights
 
-METERS = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+METERS = {
+    "pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0, "km": 1e3, "in": 0.0254,
+}  # fmt: skip
 
 SMALLEST = 1e-10  # probability that a budget asks for where it has no need to ask for any
 
@@ -58,6 +62,29 @@ def check_scale(scale: float | tuple[float, float] | None) -> None:
     if len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds) and 0 < bounds[0] <= bounds[1] < np.inf:
         return
     raise InputError(f"scale must be a number above 0, or (least, largest), got {scale!r}")
+
+
+def check_most(most: object) -> int:
+    """Return how many answers are asked for; refuse what is no whole number above 0; raises InputError."""
+    try:
+        count = operator.index(most) if isinstance(most, SupportsIndex) and not isinstance(most, bool) else 0
+    except TypeError:  # an array of several
+        count = 0
+    if count < 1:
+        raise InputError(f"most must be a whole number, at least 1, got {most!r}")
+    return count
+
+
+def ratio_of_pixels(image: Image, other: Image) -> tuple[float, float] | None:
+    """Return height and width of an image's pixel in another's; None unless both files state them, in units that compare."""
+    if image.pixel_size is None or other.pixel_size is None or image.unit is None or other.unit is None:
+        return None
+    known = image.unit in METERS and other.unit in METERS
+    if not known and image.unit != other.unit:
+        return None
+    factor = METERS[image.unit] / METERS[other.unit] if known else 1.0
+    (tall, wide), (height, width) = image.pixel_size, other.pixel_size
+    return factor * tall / height, factor * wide / width
 
 
 def least_probability(loaded: Weights, min_probability: float, false_alarms: float | None) -> float:

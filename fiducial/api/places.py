@@ -4,7 +4,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, check_probability, check_scale, least_probability, version_of
+from fiducial.api.loading import (
+    Source,
+    check_evidence,
+    check_most,
+    check_probability,
+    check_scale,
+    least_probability,
+    ratio_of_pixels,
+    version_of,
+)
 from fiducial.confidence import EvidenceCalibration
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.images import MAX_BYTES, as_image
@@ -51,7 +60,7 @@ def locate(
             pixels that are not square; options that cannot be meant; weights that cannot be loaded, are not calibrated, or
             cannot tell such a budget.
     """
-    check_search(most, scale)
+    count = check_search(most, scale)
     sought, overview = as_image(query, max_bytes), as_image(source, max_bytes)
     scales = _scales(sought, overview, scale)
     loaded, locator, least = check_location(weights, device, min_probability, false_alarms)
@@ -64,17 +73,16 @@ def locate(
             ("largest_scale", scales[1]),
             ("least_scale", scales[0]),
             ("min_probability", least),
-            ("most", most),
+            ("most", count),
         ),
     )
-    return locator.locate(sought, overview, made, scales=scales, most=most, min_probability=least, progress=progress)
+    return locator.locate(sought, overview, made, scales=scales, most=count, min_probability=least, progress=progress)
 
 
-def check_search(most: int, scale: float | tuple[float, float] | None) -> None:
-    """Refuse options of `locate` that cannot be meant; raises InputError."""
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+def check_search(most: int, scale: float | tuple[float, float] | None) -> int:
+    """Return how many places are asked for; refuse options of `locate` that cannot be meant; raises InputError."""
     check_scale(scale)
+    return check_most(most)
 
 
 def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
@@ -84,9 +92,8 @@ def _scales(query: Image, source: Image, scale: float | tuple[float, float] | No
             raise InputError(f"pixels must be square, those of {image.name} measure {image.pixel_size}: resample it")
     if isinstance(scale, tuple):
         return scale
-    if scale is None and query.pixel_size and source.pixel_size and {query.unit, source.unit} <= set(METERS):
-        meters = [image.pixel_size[0] * METERS[image.unit] for image in (query, source) if image.pixel_size and image.unit]
-        scale = meters[0] / meters[1]
+    if scale is None and (stated := ratio_of_pixels(query, source)) is not None:
+        scale = stated[0]
     return SCALES if scale is None else (scale / 1.1, scale * 1.1)
 
 

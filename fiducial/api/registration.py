@@ -6,9 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from fiducial import weights as weight_files
-from fiducial.api.loading import METERS, Source, check_evidence, check_probability, check_scale, least_probability, version_of
+from fiducial.api.loading import (
+    Source,
+    check_evidence,
+    check_most,
+    check_probability,
+    check_scale,
+    least_probability,
+    ratio_of_pixels,
+    version_of,
+)
 from fiducial.confidence import EvidenceCalibration
-from fiducial.coords import Matrix, image_center_yx, shift, similarity
+from fiducial.coords import Matrix, image_center_yx, shift
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.estimation import MODELS, Model
 from fiducial.georeference import Search, check_expressible, stated_transform
@@ -20,6 +29,7 @@ from fiducial.ties import EVIDENCE, local_scale
 from fiducial.version import VERSION
 
 _NEAR = 1.12  # ratio of scales that a stated size of pixels leaves open
+_OBLONG = 1.4  # ratio of both sides' ratios up to which pixels begin as squares: any angle is found so, beyond it the upright
 _NEAR_DEG = 0.0  # and the angle that a georeference does
 
 
@@ -46,12 +56,11 @@ def keypoints(
         InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; options or
             weights that cannot be meant or loaded.
     """
-    if most < 1:
-        raise InputError(f"most must be at least 1, got {most}")
+    count = check_most(most)
     seen = as_image(image, max_bytes)
     loaded, registrar = _load(weights, device)  # the scores of points need no calibration
-    made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", most),))
-    return registrar.keypoints(seen, made, most, progress)
+    made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", count),))
+    return registrar.keypoints(seen, made, count, progress)
 
 
 def register(
@@ -77,8 +86,9 @@ def register(
         weights: a file of one's own; the shipped weights by default.
         device: "auto" (CUDA if present), "cpu" or "cuda".
         model: "shift", "similarity", "affine" or "homography".
-        scale: size of a moving pixel in fixed pixels, within 12 %, or its least and largest value. By default it follows from
-            the files' georeference or pixel sizes if both state them, and is 0.6 to 1.67 if not.
+        scale: size of a moving pixel in fixed pixels, within 12 %, or its least and largest value; for a shift these must
+            allow 1. By default it follows from the files' georeference or pixel sizes, along y and x each, if both state
+            them, and is 0.6 to 1.67 if not.
         turn_deg: largest angle, either way, that is searched for; 0 takes the images as upright.
         use_map: where both files are georeferenced, begin where they say, whatever `scale` and `turn_deg`; False searches as if
             they were not.
@@ -121,6 +131,10 @@ def check_model(model: str, scale: float | tuple[float, float] | None, turn_deg:
     if known is None:
         raise InputError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
     check_scale(scale)
+    if known == "shift" and scale is not None and not _bounds(scale)[0] <= 1 <= _bounds(scale)[1]:
+        raise InputError(
+            f"scale must allow 1 for a shift, which scales nothing, got {scale}: choose another --model, or leave the scale out"
+        )
     if not 0 <= turn_deg <= 180:
         raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg:g}")
     return known
@@ -134,31 +148,31 @@ def _search(
     if stated is not None:
         check_expressible(stated, model, moving, fixed, "search without their maps (--no-map)")
         return Search(stated, True, (1 / _NEAR, _NEAR), _NEAR_DEG, model)
-    if scale is None:
-        scale = _ratio_of_pixels(moving, fixed)
+    ratios = ratio_of_pixels(moving, fixed) if scale is None else None
+    if ratios is not None:
+        true = "give --scale 1" if model == "shift" else "give the true ratio (--scale)"
+        start = _middles(moving, fixed, ratios)
+        check_expressible(start, model, moving, fixed, f"if they state the size of their pixels wrongly, {true}")
     if model == "shift":
-        if scale is not None and not isinstance(scale, tuple):
-            check_expressible(_middles(moving, fixed, scale), model, moving, fixed, "give the true ratio (--scale)")
-        return Search(_middles(moving, fixed, 1.0), False, (1.0, 1.0), 0.0, model)
-    bounds = RANGE if scale is None else scale if isinstance(scale, tuple) else (scale / _NEAR, scale * _NEAR)
-    middle = float(np.sqrt(bounds[0] * bounds[1]))
-    return Search(_middles(moving, fixed, middle), False, (bounds[0] / middle, bounds[1] / middle), turn_deg, model)
+        return Search(_middles(moving, fixed, (1.0, 1.0)), False, (1.0, 1.0), 0.0, model)
+    if ratios is not None:
+        mean = float(np.sqrt(ratios[0] * ratios[1]))
+        start = _middles(moving, fixed, (mean, mean)) if max(ratios) < _OBLONG * min(ratios) else start
+        return Search(start, False, (1 / _NEAR, _NEAR), turn_deg, model)
+    least, largest = RANGE if scale is None else _bounds(scale)
+    middle = float(np.sqrt(least * largest))
+    return Search(_middles(moving, fixed, (middle, middle)), False, (least / middle, largest / middle), turn_deg, model)
 
 
-def _middles(moving: Image, fixed: Image, scale: float) -> Matrix:
-    """Return the transform that lays middle on middle at a scale."""
+def _bounds(scale: float | tuple[float, float]) -> tuple[float, float]:
+    """Return the least and the largest scale that a stated one leaves open."""
+    return scale if isinstance(scale, tuple) else (scale / _NEAR, scale * _NEAR)
+
+
+def _middles(moving: Image, fixed: Image, scales: tuple[float, float]) -> Matrix:
+    """Return the transform that lays middle on middle at scales along y and x."""
     (y, x), (v, u) = (image_center_yx(image.size) for image in (moving, fixed))
-    return shift(v, u) @ similarity(scale, 0.0) @ shift(-y, -x)
-
-
-def _ratio_of_pixels(moving: Image, fixed: Image) -> float | None:
-    """Return the size of a moving pixel in fixed ones, if both files state it in units of length."""
-    sizes = []
-    for image in (moving, fixed):
-        if image.pixel_size is None or image.unit not in METERS:
-            return None
-        sizes.append(float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])) * METERS[image.unit])
-    return sizes[0] / sizes[1]
+    return shift(v, u) @ np.diag([scales[1], scales[0], 1.0]) @ shift(-y, -x)
 
 
 def check_registration(

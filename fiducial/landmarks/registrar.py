@@ -24,7 +24,7 @@ from fiducial.coords import (
     similarity,
 )
 from fiducial.estimation import Model, held_out_error, residuals, transform_distance
-from fiducial.georeference import Search, correction
+from fiducial.georeference import Search, map_correction
 from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
 from fiducial.landmarks.views import SPACING_PX, Seen, decode, describe_points, match_views, only_shown, spaced
 from fiducial.layers import fold_norms
@@ -210,7 +210,7 @@ class ImageRegistrar:
             accepted=not reason,
             reason=reason,
             start="map" if search.known else "searched",
-            correction=correction(matrix, search.start, fixed) if search.known and matrix is not None else None,
+            correction=map_correction(matrix, moving, fixed) if search.known and matrix is not None else None,
             moving=moving.name,
             fixed=fixed.name,
             moving_size=moving.size,
@@ -294,8 +294,8 @@ class ImageRegistrar:
 
     def _vote(self, pair: Pair, search: Search, scale: float, angles: list[float]) -> list[Guess]:
         """Return the best shift at one scale and each of several angles about the start."""
-        middle = image_center_yx(pair.moving.image.size)
-        turned = [search.start @ similarity(scale, angle, middle) for angle in angles]
+        ((y, x),) = apply_transform(search.start, np.array([image_center_yx(pair.moving.image.size)])).tolist()
+        turned = [similarity(scale, angle, (y, x)) @ search.start for angle in angles]  # oblong pixels turn as they are laid
         frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX, whole=not search.known)
         there, guesses = pair.see_fixed(frame, False), []
         canvases = [choose_canvas(frame, matrix, pair.moving.image.size, near=search.known) for matrix in turned]
