@@ -55,6 +55,19 @@ def stated_transform(moving: Image, fixed: Image) -> Matrix | None:
     return matrix
 
 
+def meters_of_pixel(image: Image) -> float | None:
+    """Return the side of a pixel on its map, or of a square of its area, in meters; None without one, or in degrees."""
+    if image.pixel_to_world is None or image.crs is None:
+        return None
+    from rasterio.crs import CRS  # noqa: PLC0415 (an extra, without which no image has a reference system)
+
+    crs = CRS.from_user_input(image.crs)
+    if not crs.is_projected:
+        return None
+    _, meters = crs.linear_units_factor
+    return float(np.sqrt(abs(np.linalg.det(image.pixel_to_world[:2, :2]))) * meters)
+
+
 def check_expressible(stated: Matrix, model: Model, moving: Image, fixed: Image, instead: str) -> None:
     """Refuse a model that cannot lay one image on the other as their files state, however it is chosen; raises InputError."""
     points = common_grid(stated, moving.size, fixed.size, _SAMPLES)

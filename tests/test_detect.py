@@ -217,6 +217,8 @@ def test_a_diameter_may_be_stated_in_pixels_or_in_units(rng: np.random.Generator
     sized = type(sized)(**{**sized.__dict__, "pixel_size": (0.25, 0.25), "unit": "µm"})
     assert api.diameter_px(sized, "4 um") == pytest.approx(16)
     assert api.diameter_px(sized, "4000nm") == pytest.approx(16)
+    assert api.diameter_px(sized, "1.5748e-4in") == pytest.approx(16, rel=1e-3)
+    assert api.diameter_px(sized, "4e-9 km") == pytest.approx(16)
     assert api.diameter_px(sized, 12) == 12
     for wrong, line in (
         ("4 um", "states its pixel size"),

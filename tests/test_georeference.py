@@ -1,10 +1,12 @@
 """Files that state where they lie on the map say how they lie on each other, through any projection."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from fiducial import api
 from fiducial.coords import Matrix, apply_transform, image_center_yx, shift, similarity
 from fiducial.estimation import fit
 from fiducial.georeference import check_expressible, map_correction, stated_transform
@@ -199,3 +201,14 @@ def test_a_map_that_cannot_be_projected_is_named() -> None:
     beyond = image((200, 310), grid_at(0.0, 90.0, 10.0), CRS.from_epsg(4326).to_wkt())  # no such longitudes
     with pytest.raises(InputError):
         stated_transform(beyond, fixed)
+
+
+@pytest.mark.parametrize(("crs", "pixels"), [("EPSG:32633", 20.0), ("EPSG:2263", 20.0 / 0.3048006096), ("EPSG:4326", None)])
+def test_a_projected_map_says_how_large_a_diameter_is(crs: str, pixels: float | None) -> None:
+    """In meters, in US survey feet, and in degrees, which are no length."""
+    placed = replace(from_array(np.zeros((40, 50), np.uint8)), crs=crs, pixel_to_world=np.diag([2.0, -0.5, 1.0]))
+    if pixels is None:
+        with pytest.raises(InputError, match="states its pixel size"):
+            api.diameter_px(placed, "20m")
+    else:
+        assert api.diameter_px(placed, "20 m") == pytest.approx(pixels)

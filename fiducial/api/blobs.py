@@ -14,6 +14,7 @@ from fiducial.confidence import CrowdCalibration
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
+from fiducial.georeference import meters_of_pixel
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.records import Blobs, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
@@ -92,12 +93,7 @@ def diameter_px(image: Image, diameter: float | str) -> float:
     """Return a diameter in pixels of an image, given in pixels or as text with a unit of length; raises InputError."""
     value, unit = parse_diameter(diameter)
     if unit != "px":
-        if image.pixel_size is None or image.unit not in METERS:
-            stated = f"in {image.unit}" if image.unit else "nothing"
-            raise InputError(
-                f"a diameter in {unit} needs a file that states its pixel size in a unit of length, {image.name}: {stated}"
-            )
-        value *= METERS[unit] / (METERS[image.unit] * float(np.sqrt(image.pixel_size[0] * image.pixel_size[1])))
+        value *= METERS[unit] / _pixel_in_meters(image, unit)
     if not _DIAMETERS_PX[0] <= value <= _DIAMETERS_PX[1]:
         raise InputError(
             f"a diameter must come to {_DIAMETERS_PX[0]:g} to {_DIAMETERS_PX[1]:g} px, {diameter!r} is {value:.3g} px"
@@ -105,11 +101,24 @@ def diameter_px(image: Image, diameter: float | str) -> float:
     return value
 
 
+def _pixel_in_meters(image: Image, unit: str) -> float:
+    """Return the side of a pixel, or of a square of its area, as the file states it; by its map, if not in a unit of length."""
+    if image.pixel_size is not None and image.unit in METERS:
+        return METERS[image.unit] * float(np.sqrt(image.pixel_size[0] * image.pixel_size[1]))
+    on_map = meters_of_pixel(image)
+    if on_map is None:
+        stated = f"in {image.unit}" if image.unit else "nothing"
+        raise InputError(
+            f"a diameter in {unit} needs a file that states its pixel size in a unit of length, {image.name}: {stated}"
+        )
+    return on_map
+
+
 def parse_diameter(diameter: float | str) -> tuple[float, str]:
     """Return number and unit ("px" if none is given) of a diameter; raises InputError."""
     text = str(diameter).strip().replace("\u03bc", "µ")
-    number = text.rstrip("pxnmµuÅc ")
-    unit = text[len(number) :].strip().replace("um", "µm") or "px"
+    unit = max((name for name in (*METERS, "um", "px") if text.endswith(name)), key=len, default="")
+    number, unit = text.removesuffix(unit), unit.replace("um", "µm") or "px"
     try:
         value = float(number)
     except ValueError:
