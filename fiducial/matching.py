@@ -2,6 +2,9 @@
 
 Images are compared as looks: local contrast and edges. Contrast may be inverted; edges are also compared with contrast, since
 some detectors show edges alone. Transforms are similarities.
+
+What an image does not show is a gap, and NaN in everything made of it: a local mean is one of what is known around, and two
+images are compared over what both show. Where nothing is missing, each step is the plain one.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +16,7 @@ from jaxtyping import Float32, Float64
 
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.geometry import local_contrast
-from fiducial.images import intensity_range, read_reduced
+from fiducial.images import averaged, intensity_range, read_reduced
 from fiducial.metrics import quad_ious
 from fiducial.records import Image
 
@@ -25,12 +28,15 @@ _CONTRAST, _EDGES = 0, 1  # fields of a look
 _CHANNELS = ((_CONTRAST, _CONTRAST), (_EDGES, _EDGES), (_CONTRAST, _EDGES))
 _AT, _BESIDE = 2.0, 4.0  # shifts that are none, and shifts to other places, in pixels
 WORK_PX, FINE_PX = 40, 112  # side of an image while places are compared, and largest while one is refined
+_GAP_PX = 3  # least width of a gap: what is missing on less is dead pixels, and filled from around
+_FEATHER_PX = 3.0  # over which an image fades out at a gap, before its spectrum is taken
+_LEAST = 1e-5  # variance of what both looks show: below, nothing is there to be compared
 
 Gray = Float32[np.ndarray, "_ _"]
 
 
 class Look(NamedTuple):
-    """An image as verification sees it."""
+    """An image as verification sees it; 0 in gaps."""
 
     contrast: Gray
     edges: Gray
@@ -52,7 +58,9 @@ class Match:
 
     Attributes:
         matrix: from pixels of the query to pixels of the source.
-        correlation: normalized, without sign, in the best of the looks. channel: which (an index into `_CHANNELS`).
+        correlation: normalized, without sign, in the best of the looks; of what both images show, times the root of its
+            share of the outline, since what is wrong correlates as much better by chance. channel: which of the looks (an
+            index into `_CHANNELS`).
         confidence: of the proposal that it comes from.
         detail: correlation of fine detail alone, once refined. sharpness: by how much the correlation exceeds that at any
             place shifted by more than a few pixels: about 0 on a straight edge, which looks the same along itself.
@@ -76,48 +84,104 @@ class Match:
 
 def look(image: Gray) -> Look:
     """Return local contrast and the local contrast of the gradient's magnitude."""
-    contrast = local_contrast(image, CONTRAST_PX)
-    return Look(contrast, local_contrast(_edges(contrast), CONTRAST_PX))
+    contrast = contrast_of(image)
+    return Look(without_gaps(contrast), without_gaps(contrast_of(_edges(contrast))))
 
 
 def _seen(image: Gray, field: int) -> Gray:
     """Return one field of an image's look."""
-    contrast = local_contrast(image, CONTRAST_PX)
-    return contrast if field == _CONTRAST else local_contrast(_edges(contrast), CONTRAST_PX)
+    contrast = contrast_of(image)
+    return contrast if field == _CONTRAST else contrast_of(_edges(contrast))
+
+
+def _has_gaps(image: Gray) -> bool:
+    return bool(np.isnan(image.min()))
+
+
+def without_gaps(image: Gray) -> Gray:
+    """Return an image with 0 in its gaps: of a look, no contrast."""
+    return np.where(np.isnan(image), np.float32(0), image) if _has_gaps(image) else image
+
+
+def _with_gaps(image: Gray, other: Gray) -> Gray:
+    """Return an image with gaps where another one has them."""
+    return np.where(np.isnan(other), np.float32(np.nan), image) if _has_gaps(other) else image
+
+
+def contrast_of(image: Gray) -> Gray:
+    """Return local contrast as `geometry.local_contrast` does; mean and deviation around a pixel are of what is known."""
+    if not _has_gaps(image):
+        return local_contrast(image, CONTRAST_PX)
+    known = ~np.isnan(image)
+    if not known.any():
+        return image
+    around = np.maximum(cv2.GaussianBlur(known.astype(np.float32), (0, 0), CONTRAST_PX), np.float32(1e-6))
+    out = np.where(known, image, np.float32(0))
+    out -= cv2.GaussianBlur(out, (0, 0), CONTRAST_PX) / around
+    out[~known] = 0
+    deviation = cv2.GaussianBlur(out * out, (0, 0), CONTRAST_PX)
+    deviation /= around
+    deviation += 0.04 * float(deviation[known].mean()) + 1e-8
+    np.divide(out, np.sqrt(deviation, out=deviation), out=out)
+    np.clip(out, -4, 4, out=out)
+    out[~known] = np.nan
+    return out
+
+
+def _spread(image: Gray, sigma_px: float) -> Gray:
+    """Return an image blurred, each value a mean of what is known around; so it reaches a little into gaps, which end in 0."""
+    if not _has_gaps(image):
+        return cv2.GaussianBlur(image, (0, 0), sigma_px)
+    around = cv2.GaussianBlur((~np.isnan(image)).astype(np.float32), (0, 0), sigma_px)
+    return cv2.GaussianBlur(without_gaps(image), (0, 0), sigma_px) / np.maximum(around, np.float32(1e-3))
+
+
+def _smooth(image: Gray, sigma_px: float) -> Gray:
+    """Return an image blurred; its gaps stay."""
+    return _with_gaps(_spread(image, sigma_px), image)
 
 
 def _edges(contrast: Gray) -> Gray:
-    smooth = cv2.GaussianBlur(contrast, (0, 0), 1.0)
+    smooth = _spread(contrast, 1.0)
     out = cv2.Sobel(smooth, cv2.CV_32F, 1, 0)
     np.multiply(out, out, out=out)
     dy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     np.multiply(dy, dy, out=dy)
     np.add(out, dy, out=out)
-    return np.sqrt(out, out=out)
+    return _with_gaps(np.sqrt(out, out=out), contrast)
 
 
 def read_with_side(image: Image, side: float) -> Gray:
     """Return an image's gray values brought to a shorter side and normalized once for the whole image.
 
-    The 1st and 99th percentile become -1 and 1, what lies beyond -4 and 4 is clipped to them. NaN and infinite values become
-    0, as what lies beyond the border of a resampled window does.
+    The 1st and 99th percentile become -1 and 1, what lies beyond -4 and 4 is clipped to them. NaN and infinite values are
+    gaps, and NaN; single dead pixels and lines are filled from around.
 
     Raises:
         InputError: constant, without finite values, or not gray or color.
     """
     low, high = intensity_range(image)
     middle, half = (low + high) / 2, (high - low) / 2
-    gray = read_reduced(image, round(max(image.size) * min(1.0, side / min(image.size))), undefined=middle)
+    gray = read_reduced(image, round(max(image.size) * min(1.0, side / min(image.size))), undefined=np.nan)
     gray -= np.float32(middle)
     gray /= np.float32(half)
-    return with_side(np.clip(gray, -4, 4, out=gray), image.size, side)
+    return with_side(_without_dead_pixels(np.clip(gray, -4, 4, out=gray)), image.size, side)
+
+
+def _without_dead_pixels(image: Gray) -> Gray:
+    if not _has_gaps(image):
+        return image
+    missing = np.isnan(image)
+    gaps = cv2.morphologyEx(missing.astype(np.uint8), cv2.MORPH_OPEN, np.ones((_GAP_PX, _GAP_PX), np.uint8)) > 0
+    return np.where(missing & ~gaps, _spread(image, 1.0), image)
 
 
 def with_side(image: Gray, full_size: tuple[int, int], side: float) -> Gray:
     """Resize an image so that the shorter of its full size's sides comes to `side`."""
     h, w = (max(1, round(n * side / min(full_size))) for n in full_size)
-    how = cv2.INTER_AREA if h < image.shape[0] else cv2.INTER_LINEAR
-    return image if image.shape == (h, w) else cv2.resize(image, (w, h), interpolation=how)
+    if image.shape == (h, w):
+        return image
+    return averaged(image, (w, h), np.nan) if h < image.shape[0] else cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
 def outline(match: Match, size: tuple[int, int]) -> Float64[np.ndarray, "4 2"]:
@@ -193,6 +257,34 @@ def _correlate(small: Look, source: Look, matrix: Matrix, margin: int) -> tuple[
     return best, offset, best_channel
 
 
+def _correlation(window: Gray, template: Gray) -> Float32[np.ndarray, "i j"]:
+    """Return the normalized correlation of a template with a window at each shift.
+
+    Where either has a gap, it is that of what both show, times the root of its share of the template.
+    """
+    if not (_has_gaps(window) or _has_gaps(template)):
+        return cv2.matchTemplate(window, template, cv2.TM_CCOEFF_NORMED)
+    shown, known = ((~np.isnan(image)).astype(np.float32) for image in (window, template))
+    w, t = (_centered(image) for image in (window, template))
+
+    def sums(of_window: Gray, of_template: Gray) -> Gray:
+        return cv2.matchTemplate(of_window, of_template, cv2.TM_CCORR)
+
+    count = np.maximum(np.rint(sums(shown, known)), 1)
+    w_mean, t_mean = sums(w, known) / count, sums(shown, t) / count
+    w_spread, t_spread = sums(w * w, known) / count - w_mean**2, sums(shown, t * t) / count - t_mean**2
+    varied = (w_spread > _LEAST) & (t_spread > _LEAST)
+    norm = np.sqrt(np.where(varied, w_spread * t_spread, 1))
+    value = np.where(varied, (sums(w, t) / count - w_mean * t_mean) / norm, 0)
+    return (np.clip(value, -1, 1) * np.sqrt(count / template.size)).astype(np.float32)
+
+
+def _centered(image: Gray) -> Gray:
+    """Return an image less its mean, 0 in gaps."""
+    known = ~np.isnan(image)
+    return np.where(known, image - without_gaps(image).sum() / max(int(known.sum()), 1), np.float32(0)).astype(np.float32)
+
+
 def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
     """Refine a match to sub-pixel accuracy by ECC in its channel, at up to FINE_PX pixels a side.
 
@@ -206,28 +298,39 @@ def refine(query: Gray, rungs: list[Rung], match: Match) -> Match:
     rung = _rung_for(match, query_to_small, rungs)
     own, theirs = _CHANNELS[match.channel]
     template, placed = _seen(small, own), rung.from_source @ match.matrix @ np.linalg.inv(query_to_small)
-    was, sign = _agreement(template, rung, placed, match.channel)
-    template, best = (sign * template).astype(np.float32), placed
+    was, sign = _agreement(small, template, rung, placed, match.channel)
+    small, template, best = sign * small, (sign * template).astype(np.float32), placed
     for margin, alone in ((round(0.1 * side), False), (0, True), (0, True)):
-        source = rung.image if alone else rung.look[theirs]
-        window = _window(source, best, template.shape, margin)
-        step = _ecc_step(template, _seen(window, theirs) if alone else window, margin)
+        window = _window(rung.image if alone else rung.look[theirs], best, template.shape, margin)
+        step = _ecc_step(*(_facing(small, template, window, match.channel) if alone else (template, window)), margin)
         best = best if step is None else best @ step
-    now, _ = _agreement(template, rung, best, match.channel)
+    now, _ = _agreement(small, template, rung, best, match.channel)
     best, correlation = (best, now) if now > was else (placed, was)
     back = np.linalg.inv(rung.from_source) @ best @ query_to_small
     return Match(back, correlation, match.confidence, match.channel, *_distinctness(template, rung, best, theirs))
+
+
+def _facing(small: Gray, template: Gray, there: Gray, channel: int) -> tuple[Gray, Gray]:
+    """Return the looks of a small query and of what the source shows in its outline: where either has a gap, both have.
+
+    `template` is the query's look where neither has one. Contrast that is normalized over more in one image than in the
+    other would draw the outline, too.
+    """
+    own, theirs = _CHANNELS[channel]
+    if not (_has_gaps(small) or _has_gaps(there)):
+        return template, _seen(there, theirs)
+    return _seen(_with_gaps(small, there), own), _seen(_with_gaps(there, small), theirs)
 
 
 def _distinctness(template: Gray, rung: Rung, matrix: Matrix, theirs: int) -> tuple[float, float, float]:
     """Return the correlation of fine detail at a place, by how much the place outdoes its neighborhood, and its phase."""
     margin = round(0.2 * min(template.shape))
     seen = _seen(_window(rung.image, matrix, template.shape, margin), theirs)
-    fine, there = (cv2.GaussianBlur(image, (0, 0), 1.0) - cv2.GaussianBlur(image, (0, 0), 2.5) for image in (template, seen))
+    fine, there = (_smooth(image, 1.0) - _smooth(image, 2.5) for image in (template, seen))
     inside = np.ascontiguousarray(there[margin:-margin, margin:-margin])
-    detail = float(cv2.matchTemplate(inside, fine, cv2.TM_CCOEFF_NORMED)[0, 0])
-    smooth, window = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, seen))
-    surface = np.clip(cv2.matchTemplate(window, smooth, cv2.TM_CCOEFF_NORMED), -1, 1)
+    detail = float(_correlation(inside, fine)[0, 0])
+    smooth, window = (_smooth(image, 1.0) for image in (template, seen))
+    surface = np.clip(_correlation(window, smooth), -1, 1)
     y, x = np.mgrid[-margin : margin + 1, -margin : margin + 1]
     away = np.hypot(y, x) > max(3.0, 0.06 * min(template.shape))
     sharpness = float(surface[margin, margin] - surface[away].max())
@@ -238,6 +341,12 @@ def _phase(template: Gray, there: Gray) -> float:
     """Return the log of the phase correlation of two images at a shift of next to nothing over the highest at any other."""
     h, w = template.shape
     taper = cv2.createHanningWindow((w, h), cv2.CV_32F)
+    if _has_gaps(template) or _has_gaps(there):
+        shown = (~(np.isnan(template) | np.isnan(there))).astype(np.float32)
+        taper *= shown * np.clip(2 * cv2.GaussianBlur(shown, (0, 0), _FEATHER_PX) - 1, 0, 1)
+        if not taper.any():
+            return 0.0
+        template, there = without_gaps(template), without_gaps(there)
     own, other = (np.fft.rfft2((image - np.average(image, weights=taper)) * taper) for image in (template, there))
     cross = own * other.conj()
     surface = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), s=(h, w))
@@ -246,11 +355,11 @@ def _phase(template: Gray, there: Gray) -> float:
     return float(np.log(max(here / max(elsewhere, 1e-9), 1.0)))
 
 
-def _agreement(template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tuple[float, float]:
+def _agreement(small: Gray, template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tuple[float, float]:
     """Return the correlation with what the source shows in the outline alone, from 0 to 1, and the sign of the contrast."""
-    there = _seen(_window(rung.image, matrix, template.shape, 0), _CHANNELS[channel][1])
-    smooth, seen = (cv2.GaussianBlur(image, (0, 0), 1.0) for image in (template, there))
-    value = float(cv2.matchTemplate(seen, smooth, cv2.TM_CCOEFF_NORMED)[0, 0])
+    facing = _facing(small, template, _window(rung.image, matrix, template.shape, 0), channel)
+    smooth, seen = (_smooth(image, 1.0) for image in facing)
+    value = float(_correlation(seen, smooth)[0, 0])
     value = value if abs(value) <= 1 else 0.0
     return (abs(value), -1.0 if value < 0 else 1.0) if channel == 0 else (max(value, 0.0), 1.0)
 
@@ -258,9 +367,12 @@ def _agreement(template: Gray, rung: Rung, matrix: Matrix, channel: int) -> tupl
 def _ecc_step(template: Gray, window: Gray, margin: int) -> Matrix | None:
     """Return the similarity that takes pixels of the template to where the window shows them; None where ECC fails."""
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-5)
-    start = shift(margin, margin)[:2].astype(np.float32)
+    start, shown = shift(margin, margin)[:2].astype(np.float32), None
+    if _has_gaps(template) or _has_gaps(window):
+        shown = np.where(np.isnan(window), 0, 255).astype(np.uint8)  # before OpenCV 5 a template has no mask
+        template, window = (without_gaps(image) for image in (template, window))
     try:
-        _, linear = cv2.findTransformECC(template, window, start, cv2.MOTION_AFFINE, stop, None, 5)
+        _, linear = cv2.findTransformECC(template, window, start, cv2.MOTION_AFFINE, stop, shown, 5)
     except cv2.error:  # ECC raises where it does not converge
         return None
     affine = np.vstack([linear, [0.0, 0.0, 1.0]]).astype(np.float64)

@@ -13,6 +13,7 @@ from fiducial.banners import picture_rows, without_banner
 from fiducial.coords import apply_transform, corners_yx
 from fiducial.datasets import read_aligned, read_textures
 from fiducial.images import from_array, write_image
+from fiducial.records import InputError
 
 
 def with_banner(picture: np.ndarray, rows: int, ground: int, *, line: bool = False) -> np.ndarray:
@@ -119,3 +120,25 @@ def test_a_view_with_a_banner_lies_where_it_lies_without(*, upside_down: bool) -
     assert found.found
     expected = apply_transform(truth, corners_yx(plain.shape))
     assert np.linalg.norm(found.corners_yx[0] - expected, axis=1).max() < 2
+
+
+def test_a_view_keeps_a_banner_without_which_it_would_be_too_small_to_search() -> None:
+    overview = data.gravel()[:300, :380]
+    view = overview[100:136, 150:198].copy()
+    view[-6:] = 0
+    assert picture_rows(from_array(view)) == (0, 30)
+    found = fiducial.locate(view, overview, scale=1.0)
+    assert found.found, found.reason
+    np.testing.assert_allclose(found.corners_yx[0], corners_yx((36, 48)) + np.array([100, 150]), atol=2)
+    view[:7] = view[-7:] = 0
+    assert picture_rows(from_array(view)) == (7, 29)
+    assert fiducial.locate(view, overview).scales[1] == 1  # 22 px of an overview are none to be sought
+
+
+@pytest.mark.parametrize("role", ["query", "source"])
+def test_sizes_are_judged_before_a_banner_is_left_out(role: str) -> None:
+    overview = data.gravel()[:300, :380]
+    small = overview[:31, :60].copy()
+    small[-6:] = 0
+    with pytest.raises(InputError, match=r"at least 32 px a side, array has \(31, 60\)"):
+        fiducial.locate(*((small, overview) if role == "query" else (overview[:40, :40], small)), scale=1.0)

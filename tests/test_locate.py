@@ -17,7 +17,7 @@ from fiducial import metrics
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.formats.places import places_from_json, places_to_frame
 from fiducial.images import from_array
-from fiducial.places.locator import sides_to_search
+from fiducial.places.locator import build_ladder, sides_to_search
 from fiducial.records import InputError, Places, Provenance
 
 SIZE = (120, 150)  # of queries
@@ -200,6 +200,70 @@ def test_deep_gray_color_alpha_and_holes_are_read_alike() -> None:
     color = np.dstack([query, query, query, np.full_like(query, 9)])
     for sought, source in ((query.astype(np.uint16) * 257, image), (color, image), (query, holes), (query / 1e6, image)):
         assert iou(fiducial.locate(sought, source), view) > 0.9
+
+
+def corner_error_px(found: Places, truth: np.ndarray, size: tuple[int, int] = SIZE) -> float:
+    return float(np.linalg.norm(found.corners_yx[0] - apply_transform(truth, corners_yx(size)), axis=1).max())
+
+
+def gap(size: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
+    missing = np.zeros(size, bool)
+    missing[window[0] : window[2], window[1] : window[3]] = True
+    return missing
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        gap(SIZE, (10, 60, 90, 140)),
+        gap(SIZE, (0, 0, 120, 60)),
+        ~gap(SIZE, (20, 25, 100, 110)),
+        gap(SIZE, (45, 0, 120, 150)),
+        np.random.default_rng(1).random(SIZE) < 0.2,
+    ],
+    ids=["hole", "side", "frame", "most of it", "dead pixels"],
+)
+def test_a_gap_in_the_query_moves_no_corner(missing: np.ndarray) -> None:
+    query, view = cut(photographs.camera(), (230.0, 300.0), 12.0)
+    found = fiducial.locate(np.where(missing, np.nan, query), photographs.camera())
+    assert found.found
+    assert corner_error_px(found, view) < (0.1 if missing.mean() < 0.6 else 0.5)
+
+
+@pytest.mark.parametrize("reduced", [1, 3])
+def test_a_gap_in_the_source_moves_no_corner(reduced: int) -> None:
+    image = np.kron(photographs.camera(), np.ones((reduced, reduced)))  # one that is read reduced has averages of what is known
+    size = (image.shape[0], image.shape[1])
+    query, view = cut(photographs.camera(), (230.0, 300.0), 12.0)
+    hole = gap(size, tuple(reduced * v for v in (200, 250, 260, 320)))
+    truth = resize_transform((512, 512), size) @ view
+    found = fiducial.locate(query, np.where(hole, np.nan, image), scale=float(reduced))
+    assert found.found
+    assert corner_error_px(found, truth) / reduced < 0.3
+
+
+def test_a_place_may_reach_into_a_frame_without_values() -> None:
+    image = np.asarray(photographs.camera())
+    query, view = cut(image, (230.0, 300.0), 12.0)
+    framed = np.where(gap(image.shape, (60, 40, 470, 320)), image, np.nan)  # over a third of the query lies beyond
+    found = fiducial.locate(query, framed)
+    assert found.found
+    assert corner_error_px(found, view) < 0.1
+
+
+def test_a_gap_is_as_large_on_every_rung() -> None:
+    missing = gap((512, 512), (203, 251, 268, 325))
+    rungs = build_ladder(from_array(np.where(missing, np.nan, overview())), (40.0, 500.0))
+    assert len(rungs) == 4
+    assert [np.isnan(rung.image).mean() for rung in rungs] == pytest.approx([missing.mean()] * 4, rel=0.1)
+
+
+def test_gaps_do_not_find_what_is_not_there() -> None:
+    query, _ = cut(np.asarray(photographs.brick()), (230.0, 300.0), 12.0)
+    query = np.where(gap(SIZE, (10, 20, 110, 100)), np.nan, query)
+    sparse = np.where(np.random.default_rng(0).random((64, 64)) < 0.02, half(half(half(overview()))), np.nan)
+    assert not fiducial.locate(query, np.where(gap((512, 512), (100, 0, 400, 200)), np.nan, overview())).found
+    assert not fiducial.locate(sparse, half(overview())).found
 
 
 def record(*, found: bool = True, world: bool = True) -> Places:

@@ -8,8 +8,22 @@ import pytest
 
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity
 from fiducial.images import from_array
-from fiducial.matching import ALIKE_IOU, Match, Rung, apart, compare, look, outline, read_with_side, refine, with_side
+from fiducial.matching import (
+    ALIKE_IOU,
+    Match,
+    Rung,
+    _correlation,
+    _phase,
+    apart,
+    compare,
+    look,
+    outline,
+    read_with_side,
+    refine,
+    with_side,
+)
 from fiducial.metrics import quad_iou
+from fiducial.places.locator import without_stripes
 from fiducial.places.proposals import Proposals
 from fiducial.places.verifier import EVIDENCE, Verifier
 
@@ -167,9 +181,6 @@ def test_a_side_is_brought_to_size_and_intensities_to_one_range_whatever_their_u
     assert np.percentile(read_with_side(from_array(image), 90), [1, 99]) == pytest.approx([-1, 1], abs=0.02)
     np.testing.assert_allclose(read_with_side(from_array(1e-9 * image.astype(np.float64)), 40), plain, atol=1e-4)
     np.testing.assert_allclose(read_with_side(from_array(30000 + 500 * image), 40), plain, atol=1e-2)
-    holes = image.copy()
-    holes[:9], holes[0, 0] = np.nan, np.inf
-    assert not read_with_side(from_array(holes), 90)[:9].any()
     assert with_side(image, (90, 180), 120).shape == (120, 240)
 
 
@@ -181,3 +192,88 @@ def test_weak_fine_structure_in_strong_noise_and_light_speaks_for_the_true_place
     elsewhere = [refine(exposed, rungs, Match(shift(dy, dx) @ truth, 0.0, 0.5)) for dy, dx in ((30, -25), (-28, 12), (6, 40))]
     assert there.phase > 0.7
     assert max(match.phase for match in elsewhere) < 0.35
+
+
+def test_gaps_are_read_as_such_and_dead_pixels_from_around() -> None:
+    image = texture((90, 180))
+    holes = image.copy()
+    holes[:9], holes[0, 0], holes[40, 70], holes[60] = np.nan, np.inf, np.nan, np.nan
+    plain, seen = (read_with_side(from_array(one), 90) for one in (image, holes))
+    assert np.isnan(seen[:9]).all()
+    np.testing.assert_allclose(seen[9:], plain[9:], atol=0.25)
+    small, reduced = (read_with_side(from_array(one), 30) for one in (image, holes))
+    assert np.isnan(reduced[:3]).all()
+    np.testing.assert_allclose(reduced[3:], small[3:], atol=0.2)
+    larger, enlarged = (read_with_side(from_array(one), 135) for one in (image, holes))
+    assert np.isnan(enlarged[:13]).all()
+    np.testing.assert_allclose(enlarged[15:], larger[15:], atol=0.25)
+
+
+def test_looks_do_not_know_how_deep_a_gap_is_and_see_no_edge_there() -> None:
+    image = texture((120, 150))
+    hole = np.zeros(image.shape, bool)
+    hole[30:80, 50:110] = True
+    plain, seen = look(image), look(np.where(hole, np.float32(np.nan), image))
+    rim = (cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~hole
+    for whole, part in zip(plain, seen, strict=True):
+        assert np.abs(whole - part)[rim].mean() < 0.6 * np.abs(whole).mean()
+        assert not part[hole].any()
+        assert np.abs(whole - part)[~hole].mean() < 0.1 * np.abs(whole).mean()
+        assert np.abs(part[~hole]).max() <= 1.1 * np.abs(whole[~hole]).max()
+
+
+def test_correlation_over_gaps_is_that_of_what_both_show_times_the_root_of_its_share(rng: np.random.Generator) -> None:
+    window, template = (rng.normal(3, 1, size).astype(np.float32) for size in ((40, 52), (33, 41)))
+    window[5:20, 8:30], template[25:, 30:] = np.nan, np.nan
+    surface = _correlation(window, template)
+    assert surface.shape == (8, 12)
+    for y, x in ((0, 0), (7, 11), (3, 5)):
+        seen = window[y : y + 33, x : x + 41]
+        both = np.isfinite(seen) & np.isfinite(template)
+        expected = np.corrcoef(seen[both], template[both])[0, 1] * np.sqrt(both.mean())
+        assert surface[y, x] == pytest.approx(expected, abs=1e-4)
+    flat = np.where(np.isnan(window), np.float32(np.nan), np.float32(2))
+    assert not _correlation(flat, template).any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("where", ["query", "source"])
+def test_a_gap_draws_no_outline(where: str, sign: int) -> None:
+    source, query, truth = scene()
+    hole = np.zeros(SIZE, bool)
+    hole[:60, 30:] = True  # half of it
+    if where == "query":
+        query[hole] = np.nan
+    else:
+        source[cv2.warpAffine(hole.astype(np.uint8), truth[:2], (300, 240), flags=cv2.INTER_NEAREST) > 0] = np.nan
+    near = Match(shift(2.0, -2.0) @ truth @ similarity(1.05, 2.0, image_center_yx(SIZE)), 0.0, 0.5)
+    found = refine(sign * query, [Rung(source, look(source), np.eye(3), 1.0)], near)
+    error = np.linalg.norm(outline(found, SIZE) - apply_transform(truth, corners_yx(SIZE)), axis=1)
+    assert error.max() < 0.1
+    assert 0.65 < found.correlation < 0.75
+    assert found.phase > 0.7
+
+
+def test_the_outline_of_a_gap_is_no_structure_in_common(rng: np.random.Generator) -> None:
+    hole = np.zeros(SIZE, bool)
+    hole[20:60, 20:70] = True
+    phases = []
+    for seed in range(60):
+        pair = (look(texture(SIZE, 2 * seed + k) + rng.normal(0, 0.02, SIZE).astype(np.float32)).contrast for k in (0, 1))
+        phases.append(_phase(*(np.where(hole, np.float32(np.nan), contrast) for contrast in pair)))
+    assert np.mean(phases) < 0.01
+
+
+def test_offsets_of_scan_lines_are_learned_from_what_is_known(rng: np.random.Generator) -> None:
+    stripes = 0.5 * rng.standard_normal((83, 1)).astype(np.float32)
+    image = texture(SIZE)
+    striped = image + stripes
+    striped[30:60, 10:80] = np.nan  # most of these lines
+    striped[:7] = np.nan  # all of these
+    clean, known = without_stripes(striped), np.isfinite(striped)
+    np.testing.assert_array_equal(np.isfinite(clean), known)
+    left = clean - image
+    offsets = [float(np.median(line[seen])) for line, seen in zip(left, known, strict=True) if seen.any()]
+    assert np.std(np.diff(offsets)) < 0.25 * np.std(np.diff(stripes[:, 0]))
+    nothing = np.full(SIZE, np.nan, np.float32)
+    assert np.isnan(without_stripes(nothing)).all()

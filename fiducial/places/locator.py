@@ -19,9 +19,10 @@ from torch import Tensor
 from fiducial.banners import without_banner
 from fiducial.confidence import EvidenceCalibration, evidence_to_probability
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity, window_to_image
-from fiducial.geometry import local_contrast, remove_stripes
+from fiducial.geometry import remove_stripes
+from fiducial.images import averaged
 from fiducial.layers import fold_norms
-from fiducial.matching import CONTRAST_PX, Look, Match, Rung, look, read_with_side, with_side
+from fiducial.matching import Look, Match, Rung, contrast_of, look, read_with_side, with_side, without_gaps
 from fiducial.places.network import FTFY
 from fiducial.places.proposals import Proposals, confidence_around, decode, join, thin
 from fiducial.places.sweep import STEP, Grid, Sweep
@@ -137,9 +138,10 @@ class PlaceLocator:
         probability exceeds `enough`; the answer's scales say so, and beside that place only those that correlate nearly as
         well are refined. Banners are left out. Raises as `locate`.
         """
-        (query, own_row), (source, row) = without_banner(query), without_banner(source)
+        check_sizes(query, source)
+        (query, own_row), (source, row) = _picture(query), _picture(source)
         sides = sides_to_search(query, source, scales)
-        view = remove_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
+        view = without_stripes(read_with_side(query, min(*query.size, VIEW_PX)))
         rungs = build_ladder(source, sides)
         filters, verifier = self.filters(view), Verifier(view, rungs, self.probability)
         sweep = Sweep(view, self.device, bf16=self.bf16)
@@ -244,22 +246,31 @@ def _promising(parts: list[Guesses]) -> bool:
     return max((float(guesses.seen.confidence.max(initial=0.0)) for guesses in parts), default=0.0) > PROMISING
 
 
-def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
-    """Return the least and largest side of a box, in pixels of the source, that is to be searched.
-
-    Raises:
-        InputError: an image is under 32 px a side, the query over a hundred times as long as wide, and,
-            as NoRoomError, too small or too large in the source at every scale.
-    """
+def check_sizes(query: Image, source: Image) -> None:
+    """Refuse an image under 32 px a side, and a query over a hundred times as long as wide; raises InputError."""
     if min(query.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a query must have at least {SMALLEST_QUERY_PX} px a side, {query.name} has {query.size}")
     if min(source.size) < SMALLEST_QUERY_PX:
         raise InputError(f"a source must have at least {SMALLEST_QUERY_PX} px a side, {source.name} has {source.size}")
-    shorter, longer = min(query.size), max(query.size)
-    if longer > LONGEST_QUERY * shorter:
+    if max(query.size) > LONGEST_QUERY * min(query.size):
         raise InputError(
             f"a query must be at most {LONGEST_QUERY} times as long as wide, {query.name} has {query.size}: crop it"
         )
+
+
+def _picture(image: Image) -> tuple[Image, int]:
+    """Return an image without its banner, and its first row; whole, where the banner would leave less than can be searched."""
+    picture, row = without_banner(image)
+    return (picture, row) if min(picture.size) >= SMALLEST_QUERY_PX else (image, 0)
+
+
+def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) -> tuple[float, float]:
+    """Return the least and largest side of a box, in pixels of the source, that is to be searched.
+
+    Raises:
+        NoRoomError: the query is too small or too large in the source at every scale.
+    """
+    shorter, longer = min(query.size), max(query.size)
     narrow = scales[1] < 1.5 * scales[0]  # a scale that was stated
     largest = min(scales[1] * shorter, 1.02 * min(source.size), 1.02 * max(source.size) * shorter / longer)
     smallest = (SMALLEST_STATED_PX if narrow else SMALLEST_SIDE_PX) / min(1.0, _largest_factor(source))
@@ -305,18 +316,33 @@ def build_ladder(source: Image, sides: tuple[float, float]) -> list[Rung]:
             return rungs
         factor /= 2
         size = (max(1, round(source.size[0] * factor)), max(1, round(source.size[1] * factor)))
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+        image = averaged(image, size[::-1], np.nan)
+
+
+def without_stripes(query: Gray) -> Gray:
+    """Return a query without offsets of its scan lines (`remove_stripes`), which are learned from what it shows of a line."""
+    missing = np.isnan(query)
+    if not missing.any():
+        return remove_stripes(query)
+    rows = np.flatnonzero(~missing.all(axis=1))
+    if not len(rows):
+        return query
+    filled = query[rows[np.abs(np.arange(len(query))[:, None] - rows).argmin(axis=1)]]  # a line of gaps is its neighbor
+    for line in filled:
+        gaps = np.isnan(line)
+        line[gaps] = np.resize(line[~gaps], int(gaps.sum()))
+    return np.where(missing, np.float32(np.nan), remove_stripes(filled))
 
 
 def turned_views(query: Gray, side: int) -> Float32[np.ndarray, "r k k"]:
     """Return the query's middle square of side × side pixels, normalized, turned TURNS times; 0 where it shows nothing."""
     small = with_side(query, (query.shape[0], query.shape[1]), side)
-    contrast = local_contrast(small, CONTRAST_PX)
+    seen = without_gaps(contrast_of(small))
     (y, x), (cy, cx) = image_center_yx((small.shape[0], small.shape[1])), image_center_yx((side, side))
     views = []
     for turn in range(TURNS):
         to_view = shift(cy, cx) @ similarity(1.0, 360 / TURNS * turn) @ shift(-y, -x)
-        views.append(cv2.warpAffine(contrast, to_view[:2], (side, side), flags=cv2.INTER_LINEAR))
+        views.append(cv2.warpAffine(seen, to_view[:2], (side, side), flags=cv2.INTER_LINEAR))
     return np.stack(views).astype(np.float32)
 
 
