@@ -318,6 +318,8 @@ class ImageRegistrar:
         for longest_px, by_peaks in ((SEARCH_PX, False), (WORK_PX, True)):  # as the fixed image was seen before
             frame = choose_frame(answer.matrix, *pair.sizes, longest_px, whole=not search.known)
             size, to_canvas = choose_canvas(frame, answer.matrix, pair.moving.image.size, near=search.known)
+            if size[0] * size[1] > MOST_CANVAS_PX:
+                break
             maps = self._described(pair, [to_canvas], size)[0], pair.see_fixed(frame, by_peaks).descriptors
             for found in vote_all(*maps, round(APART_PX / STRIDE), ALIKE_VOTES)[: 1 + RIVALS]:
                 matrix, reach_px = _laid(frame, found, to_canvas), APART_PX / frame.scale
