@@ -3,7 +3,7 @@
     python recipes/keypoints_error.py --data ../shared/data
 
 The scenes and tissues of recipes/keypoints_data.py that probabilities are fitted on, each beside itself as another sensor might
-show it, displaced as evaluations displace pairs: how they lie is known exactly there. Printed: quantiles of the true mean error,
+show it, displaced as evaluations displace pairs: how they lie is known exactly. Printed: quantiles of the true mean error,
 in parts of the stated one, over the answers that are accepted and right.
 
 2026-11-23, 60 cases, 40 answers: 0.37, 0.54, 0.75, 0.96 and 1.15 at 10, 25, 50, 75 and 90 %. Where ties counted as if each told
