@@ -171,22 +171,18 @@ def choose_frame(matrix: Matrix, moving_size: Size, fixed_size: Size, longest_px
 
 
 def choose_canvas(frame: Frame, matrix: Matrix, moving_size: Size, *, near: bool) -> tuple[Size, Matrix]:
-    """Return size and transform of a canvas that shows a moving image as it lies in a frame, shifted to begin with it.
+    """Return size and transform of a canvas that shows a moving image as turned and scaled in a frame, in its middle.
 
     Where it is known to lie `near`, the canvas leaves out what is farther from the frame than that is long.
     """
     placed = frame.to_frame @ matrix
     corners = apply_transform(placed, corners_yx(moving_size))
     low, high = corners.min(axis=0), corners.max(axis=0)
-    middle = apply_transform(placed, np.array([image_center_yx(moving_size)]))[0]
     if near:
-        around = np.array(frame.size)
-        nearest = np.clip(low, -around, 2 * around), np.clip(high, -around, 2 * around)
-        if any((ours != given).any() for ours, given in zip(nearest, (low, high), strict=True)):
-            (low, high), middle = nearest, (nearest[0] + nearest[1]) / 2
+        low, high = (np.clip(corner, -np.array(frame.size), 2 * np.array(frame.size)) for corner in (low, high))
     size = (16 * np.maximum(np.ceil((high - low) / 16 + 0.1), 2)).astype(int)
     tall, wide = size.tolist()
-    return (tall, wide), shift(*image_center_yx((tall, wide))) @ shift(*-middle) @ placed
+    return (tall, wide), shift(*image_center_yx((tall, wide))) @ shift(*-(low + high) / 2) @ placed
 
 
 def _surroundings(matrix: Matrix, moving_size: Size, fixed_size: Size) -> tuple[tuple[int, int], Size]:

@@ -46,6 +46,14 @@ def test_a_part_of_a_lattice_is_refused_for_its_rivals(pitch: int, rng: np.rando
     assert found.score < 0.5
 
 
+def test_a_weak_answer_is_not_refused_for_its_rivals() -> None:
+    """Least probabilities that no answer reaches say nothing of what is shown."""
+    wall = data.brick()
+    found = fiducial.register(255 - wall[100:400, 60:420], wall, min_probability=1.0)
+    assert not found.accepted
+    assert "repeats" not in found.reason
+
+
 def test_what_does_not_repeat_has_no_rivals() -> None:
     scene = data.gravel()
     found = fiducial.register(255 - scene[100:400, 60:420], scene)

@@ -193,7 +193,8 @@ class ImageRegistrar:
             reason = "nothing was found on which enough points of the two images agree" + _hint(moving, fixed, search)
         elif score < min_probability:
             reason = f"the mean error is under {within_px:.3g} px with probability {score:.2f}, needs {min_probability:g}"
-            reason += f": what is shown repeats, {len(found.rivals)} other places agree nearly as well" if found.rivals else ""
+            if self.probability(replace(found, rivals=())) >= min_probability:
+                reason += ": what is shown repeats, other places agree nearly as well"
         ties = join([]) if found is None else found.ties
         matrix = None if found is None else found.matrix
         return Registration(
