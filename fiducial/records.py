@@ -6,8 +6,9 @@ or "not here"; "done" or "nothing"; "accepted" or "refused".
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image as PillowImage
 Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last row and column are not part of it
 Progress = Callable[[int, int], None]  # called with parts done and parts in all
 Verdict = Literal["good", "bad", "refused"]
+
+_TOLD = 9  # numbers of an array that a console is told, one by one: those of a transform
 
 NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own, and a row in tables without others
 
@@ -66,6 +69,24 @@ class Image:
         return self.reader(window)
 
 
+class Answer:
+    """What all answers share: in a console each is a line or a few, however much was found."""
+
+    def __repr__(self) -> str:
+        """Return the fields, long arrays by their shape, and what the answer is in a word, if it has one."""
+        stated = {"answer": self.answer} if hasattr(self, "answer") else {}
+        stated |= {own.name: getattr(self, own.name) for own in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
+        return f"{type(self).__name__}({', '.join(f'{name}={_told(value)}' for name, value in stated.items())})"
+
+
+def _told(value: object) -> str:
+    if not isinstance(value, np.ndarray):
+        return shorten(repr(value), 100, placeholder=" …")
+    if 0 < value.size <= _TOLD:
+        return " ".join(np.array2string(value, precision=6, separator=", ", suppress_small=True).split())
+    return f"<{' × '.join(str(side) for side in value.shape)} {value.dtype}>"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What an answer was made with.
@@ -81,8 +102,8 @@ class Provenance:
     parameters: tuple[tuple[str, str | float | bool | None], ...]
 
 
-@dataclass(frozen=True)
-class Defects:
+@dataclass(frozen=True, repr=False)
+class Defects(Answer):
     """What differs between a sample and its template.
 
     Attributes:
@@ -153,8 +174,8 @@ class Defects:
         return draw_defects(self, image)
 
 
-@dataclass(frozen=True)
-class Places:
+@dataclass(frozen=True, repr=False)
+class Places(Answer):
     """Where a query lies in a source, most probable place first.
 
     Attributes:
@@ -225,8 +246,8 @@ class Places:
         return draw_places(self, source, query)
 
 
-@dataclass(frozen=True)
-class Blobs:
+@dataclass(frozen=True, repr=False)
+class Blobs(Answer):
     """The blobs of an image, most probable first.
 
     Attributes:
@@ -290,8 +311,8 @@ class Blobs:
         return draw_blobs(self, image)
 
 
-@dataclass(frozen=True)
-class Keypoints:
+@dataclass(frozen=True, repr=False)
+class Keypoints(Answer):
     """Points of an image that a view of the same scene by another sensor would show too, best first.
 
     Attributes:
@@ -335,8 +356,8 @@ class Keypoints:
         return draw_keypoints(self, image)
 
 
-@dataclass(frozen=True)
-class Registration:
+@dataclass(frozen=True, repr=False)
+class Registration(Answer):
     """How a moving image lies on a fixed one.
 
     Attributes:

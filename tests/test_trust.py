@@ -118,6 +118,8 @@ def test_an_answer_has_its_word_and_its_status_and_nothing_of_another_stays_besi
             READERS[name](p) for p in folder.glob("*.json") if p.stem in ("blobs", "defects", "places", "registration")
         ]
         assert record.answer == word
+        assert repr(record).startswith(f"{type(record).__name__}(answer={word!r}, ")
+        assert len(repr(record)) < 2000
         tell_the_answer(folder, word, getattr(record, "reason", None))
         written.append({path.name for path in folder.iterdir()})
     assert written[0] - written[1] == ({verb.only_yes} if verb.only_yes else set())
