@@ -6,9 +6,8 @@ or "not here"; "done" or "nothing"; "accepted" or "refused".
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Literal
 
 import numpy as np
@@ -16,11 +15,11 @@ import pandas as pd
 from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 from PIL import Image as PillowImage
 
+from fiducial.answer import Answer
+
 Window = tuple[int, int, int, int]  # y0, x0, y1, x1 in whole pixels; the last row and column are not part of it
 Progress = Callable[[int, int], None]  # called with parts done and parts in all
 Verdict = Literal["good", "bad", "refused"]
-
-_TOLD = 9  # numbers of an array that a console is told, one by one: those of a transform
 
 NEGATIVE = ("refused", "not here")  # answers that have an exit status of their own, and a row in tables without others
 
@@ -33,7 +32,7 @@ class NoRoomError(InputError):
     """At no scale searched does a query lie in a source and cover enough of its pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
     """An image whose pixels are read when asked for, in the file's own type.
 
@@ -69,22 +68,7 @@ class Image:
         return self.reader(window)
 
 
-class Answer:
-    """What all answers share: in a console each is a line or a few, however much was found."""
-
-    def __repr__(self) -> str:
-        """Return the fields, long arrays by their shape, and what the answer is in a word, if it has one."""
-        stated = {"answer": self.answer} if hasattr(self, "answer") else {}
-        stated |= {own.name: getattr(self, own.name) for own in fields(self)}  # type: ignore[arg-type]  # all are dataclasses
-        return f"{type(self).__name__}({', '.join(f'{name}={_told(value)}' for name, value in stated.items())})"
-
-
-def _told(value: object) -> str:
-    if not isinstance(value, np.ndarray):
-        return shorten(repr(value), 100, placeholder=" …")
-    if 0 < value.size <= _TOLD:
-        return " ".join(np.array2string(value, precision=6, separator=", ", suppress_small=True).split())
-    return f"<{' × '.join(str(side) for side in value.shape)} {value.dtype}>"
+Given = str | Path | Shaped[np.ndarray, "..."] | Image  # an image: a path, pixels (H, W) or (H, W, C), or an `Image`
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class Provenance:
     parameters: tuple[tuple[str, str | float | bool | None], ...]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Defects(Answer):
     """What differs between a sample and its template.
 
@@ -162,19 +146,23 @@ class Defects(Answer):
         return defects_to_frame(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the record; the suffix chooses the format: .csv, .json, .coco.json, .tif (the mask), .png (an overlay)."""
+        """Write the record; the suffix chooses the format.
+
+        .csv, .json, .coco.json, .tif and .ome.zarr (the mask), .png (an overlay).
+        """
         from fiducial.formats.defects import save_defects  # noqa: PLC0415 (a record's door to the formats above it)
 
         save_defects(self, Path(path))
 
-    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
-        """Draw masks and boxes over `image` (the sample's pixels), over black if it is not given."""
+    def plot(self, image: Given | None = None) -> PillowImage.Image:
+        """Draw masks and boxes over `image`, over black if it is not given; raises InputError where its size is another."""
         from fiducial.drawing import draw_defects  # noqa: PLC0415 (a record's door to the drawings above it)
+        from fiducial.scaled import read_given  # noqa: PLC0415 (a record's door to the drawings above it)
 
-        return draw_defects(self, image)
+        return draw_defects(self, read_given(image, self.size, "sample"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Places(Answer):
     """Where a query lies in a source, most probable place first.
 
@@ -237,16 +225,15 @@ class Places(Answer):
 
         save_places(self, Path(path))
 
-    def plot(
-        self, source: Shaped[np.ndarray, "h w *c"] | None = None, query: Shaped[np.ndarray, "i j *d"] | None = None
-    ) -> PillowImage.Image:
-        """Draw the places over `source` (its pixels; black if not given), and `query` beside it and into the best place."""
+    def plot(self, source: Given | None = None, query: Given | None = None) -> PillowImage.Image:
+        """Draw the places over `source` or black, `query` beside it and at the best one; raises InputError for other sizes."""
         from fiducial.drawing import draw_places  # noqa: PLC0415 (a record's door to the drawings above it)
+        from fiducial.scaled import read_given  # noqa: PLC0415 (a record's door to the drawings above it)
 
-        return draw_places(self, source, query)
+        return draw_places(self, read_given(source, self.source_size, "source"), read_given(query, self.query_size, "query"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Blobs(Answer):
     """The blobs of an image, most probable first.
 
@@ -304,14 +291,15 @@ class Blobs(Answer):
 
         save_blobs(self, Path(path))
 
-    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
-        """Draw the blobs over `image` (its pixels), over black if it is not given."""
+    def plot(self, image: Given | None = None) -> PillowImage.Image:
+        """Draw the blobs over `image`, over black if it is not given; raises InputError where its size is another."""
         from fiducial.drawing import draw_blobs  # noqa: PLC0415 (a record's door to the drawings above it)
+        from fiducial.scaled import read_given  # noqa: PLC0415 (a record's door to the drawings above it)
 
-        return draw_blobs(self, image)
+        return draw_blobs(self, read_given(image, self.size, "image"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Keypoints(Answer):
     """Points of an image that a view of the same scene by another sensor would show too, best first.
 
@@ -349,14 +337,15 @@ class Keypoints(Answer):
 
         save_keypoints(self, Path(path))
 
-    def plot(self, image: Shaped[np.ndarray, "h w *c"] | None = None) -> PillowImage.Image:
-        """Draw the points over `image` (its pixels), over black if it is not given."""
+    def plot(self, image: Given | None = None) -> PillowImage.Image:
+        """Draw the points over `image`, over black if it is not given; raises InputError where its size is another."""
         from fiducial.drawing import draw_keypoints  # noqa: PLC0415 (a record's door to the drawings above it)
+        from fiducial.scaled import read_given  # noqa: PLC0415 (a record's door to the drawings above it)
 
-        return draw_keypoints(self, image)
+        return draw_keypoints(self, read_given(image, self.size, "image"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Registration(Answer):
     """How a moving image lies on a fixed one.
 
@@ -435,10 +424,22 @@ class Registration(Answer):
 
         save_registration(self, Path(path))
 
-    def plot(
-        self, fixed: Shaped[np.ndarray, "h w *c"] | None = None, moving: Shaped[np.ndarray, "i j *d"] | None = None
-    ) -> PillowImage.Image:
-        """Draw the moving image in magenta over the fixed one in green where it lies on it, and the tie points."""
-        from fiducial.drawing import draw_registration  # noqa: PLC0415 (a record's door to the drawings above it)
+    def save_aligned(self, path: str | Path, moving: Given, fixed: Given) -> None:
+        """Write the moving image on the fixed one's grid, with its georeference: .tif (GeoTIFF if it has one) or .ome.zarr.
 
-        return draw_registration(self, fixed, moving)
+        Raises:
+            InputError: the registration was refused; the images cannot be read, or have not the sizes of those registered; as
+                `fiducial.resampling.write_aligned`, which writes an image by any transform.
+        """
+        from fiducial.resampling import save_aligned  # noqa: PLC0415 (a record's door to the resampling above it)
+
+        save_aligned(self, Path(path), moving, fixed)
+
+    def plot(self, fixed: Given | None = None, moving: Given | None = None) -> PillowImage.Image:
+        """Draw the tie points, and `moving` in magenta on `fixed` in green; raises InputError for other sizes."""
+        from fiducial.drawing import draw_registration  # noqa: PLC0415 (a record's door to the drawings above it)
+        from fiducial.scaled import read_given  # noqa: PLC0415 (a record's door to the drawings above it)
+
+        return draw_registration(
+            self, read_given(fixed, self.fixed_size, "fixed image"), read_given(moving, self.moving_size, "moving image")
+        )

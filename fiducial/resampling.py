@@ -17,10 +17,10 @@ import tifffile
 from jaxtyping import Bool, Float, Float64, Shaped
 
 from fiducial.coords import Matrix, corners_yx, facing, scale_transform, to_corner_frame
-from fiducial.images import whole_file, write_omezarr
+from fiducial.images import as_image, whole_file, write_omezarr
 from fiducial.images.tones import in_type
 from fiducial.images.writing import holds_colors, tiff_options
-from fiducial.records import Image, InputError, Progress, Window
+from fiducial.records import Given, Image, InputError, Progress, Registration, Window
 
 _TILE_PX = 256  # side of the tiles that are written
 _BLOCK_PX = 4096  # width of a block; it is a row of tiles
@@ -86,6 +86,17 @@ def write_aligned(moving: Image, fixed: Image, moving_to_fixed: Matrix, path: Pa
             _write_tiff(temporary, moving, fixed, resampled())
         else:
             _write_geotiff(temporary, moving, fixed, resampled())
+
+
+def save_aligned(record: Registration, path: Path, moving: Given, fixed: Given) -> None:
+    """Write a record's moving image on the grid of its fixed one; raises InputError as `Registration.save_aligned`."""
+    if record.moving_to_fixed is None or not record.accepted:
+        raise InputError(f"the registration of {record.moving} on {record.fixed} was refused: {record.reason}")
+    images = as_image(moving), as_image(fixed)
+    for image, size, what in zip(images, (record.moving_size, record.fixed_size), ("moving", "fixed"), strict=True):
+        if image.size != size:
+            raise InputError(f"expected the {what} image that was registered, {size} px, got {image.name} of {image.size}")
+    write_aligned(*images, record.moving_to_fixed, path)
 
 
 def _aligned(moving: Image, fixed: Image, fixed_to_moving: Matrix) -> Image:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from fiducial.coords import Matrix, apply_transform, scale_transform, shift
-from fiducial.images import as_float32, averaged, to_gray
+from fiducial.drawing import OVERLAY_PX
+from fiducial.images import as_float32, as_image, averaged, to_gray
 from fiducial.images.tones import in_type
-from fiducial.records import Image, Window
+from fiducial.records import Given, Image, InputError, Window
 
 _GAP_PX = 5  # side of the neighborhood that tells where values are missing
 _REACH_PX = 3  # of the resampling, in pixels of the averages
@@ -119,3 +120,18 @@ def read_shown(image: Image, longest_px: int) -> Shaped[np.ndarray, "h w 3"]:
     tall, wide = min(copy.size[0], longest_px), min(copy.size[1], longest_px)
     seen = copy.read((0, 0, tall, wide))
     return in_type(seen, image.dtype) if image.dtype == np.uint8 else seen
+
+
+def read_given(given: Given | None, size: tuple[int, int], what: str) -> Shaped[np.ndarray, "h w 3"] | None:
+    """Return the colors of an image that a record of one of `size` is drawn over, at most `OVERLAY_PX` a side; None of none.
+
+    Raises:
+        InputError: it cannot be read, or its size is neither `size` nor that of a larger or smaller copy.
+    """
+    if given is None:
+        return None
+    image = as_image(given)
+    (h, w), (tall, wide) = image.size, size
+    if abs(h / tall - w / wide) > 1 / tall + 1 / wide:
+        raise InputError(f"expected the {what}, of {size} px, or a copy of that shape, got {image.name} of {image.size} px")
+    return read_shown(image, OVERLAY_PX)

@@ -18,7 +18,7 @@ BESIDE = {
 }  # rooms of a family beside the four files that each has
 
 LEVELS = (
-    {"version", "coords", "patchwork"},
+    {"version", "coords", "patchwork", "answer"},
     {"records", "layers", "regions"},
     {"images", "device", "encoders"},
     {"drawing", "estimation", "geometry", "metrics", "augment", "pages", "resampling", "banners"},
@@ -35,8 +35,8 @@ LEVELS = (
     {"cli"},
     {"__main__"},
 )
-# A record's save, to_frame and plot are doors to the formats and drawings above it.
-EXCEPTIONS = {("records", "formats"), ("records", "drawing")}
+# A record's save, to_frame and plot are doors to what is above it.
+EXCEPTIONS = {("records", "formats"), ("records", "drawing"), ("records", "scaled"), ("records", "resampling")}
 
 
 def room(path: Path) -> str:

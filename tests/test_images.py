@@ -1,5 +1,6 @@
 """Pixels come back as they were written, by window too, and bad files get one clear line."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -65,6 +66,41 @@ def test_stains_are_not_taken_for_gray_or_color_with_alpha(tmp_path: Path, rng: 
         with pytest.raises(InputError, match=f"has {channels} channels: save the channel"):
             measured()
     assert as_image(tmp_path / "alpha.tif").channels == channels
+
+
+@pytest.mark.parametrize(
+    ("names", "stains"),
+    [
+        (["DAPI", "GFP", "RFP"], True),
+        (["Channel 0", "Channel 1", "mCherry"], True),
+        (["Red", "Green", "Blue"], False),
+        (["c:1/3", "c:2/3", "c:3/3"], False),
+        (["", "", ""], False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["a.ome.tif", "imagej.tif", "a.ome.zarr"])
+def test_three_channels_are_stains_where_the_file_names_them_so(
+    tmp_path: Path, rng: np.random.Generator, kind: str, names: list[str], stains: bool
+) -> None:
+    pixels, path = picture(rng, "uint8", 3), tmp_path / kind
+    planes = np.moveaxis(pixels, -1, 0)
+    if kind == "a.ome.tif":
+        tifffile.imwrite(path, planes, metadata={"axes": "CYX", "Channel": {"Name": names}}, photometric="minisblack")
+    elif kind == "imagej.tif":
+        tifffile.imwrite(path, planes, imagej=True, metadata={"axes": "CYX", "Labels": names})
+    else:
+        write_image(path, pixels)
+        stated = json.loads((path / ".zattrs").read_text())
+        for channel, name in zip(stated["omero"]["channels"], names, strict=True):
+            channel["label"] = name
+        (path / ".zattrs").write_text(json.dumps(stated))
+    assert open_image(path).stains == stains
+    np.testing.assert_array_equal(open_image(path).read(), pixels)
+    if stains:
+        with pytest.raises(InputError, match="has 3 channels: save the channel"):
+            as_image(path)
+    else:
+        assert as_image(path).channels == 3
 
 
 def test_imagej_pixel_size_is_read(tmp_path: Path, rng: np.random.Generator) -> None:

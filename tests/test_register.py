@@ -3,6 +3,7 @@
 import inspect as signatures
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,21 @@ def test_an_image_lies_on_itself() -> None:
     assert found.accepted
     assert off_px(found, np.eye(3)) < 0.2
     assert np.median(found.residual_px) < 1
+
+
+def test_the_aligned_image_of_python_is_that_of_the_command_line(tmp_path: Path) -> None:
+    moving = sensor(seen()[0], "gradient")
+    cv2.imwrite(str(tmp_path / "moving.png"), moving)
+    cv2.imwrite(str(tmp_path / "fixed.png"), fixed_image())
+    found = fiducial.register(tmp_path / "moving.png", fixed_image(), turn_deg=0, scale=1)
+    assert run("register", tmp_path / "moving.png", tmp_path / "fixed.png", "--turn-deg", 0, "--scale", 1, "-o", tmp_path)[0] == 0
+    found.save_aligned(tmp_path / "a.tif", tmp_path / "moving.png", fixed_image())
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), tifffile.imread(tmp_path / "moving" / "aligned.tif"))
+    with pytest.raises(InputError, match="expected the moving image that was registered"):
+        found.save_aligned(tmp_path / "b.tif", fixed_image(), moving)
+    with pytest.raises(InputError, match="was refused: "):
+        replace(found, accepted=False, reason="why").save_aligned(tmp_path / "b.tif", moving, fixed_image())
+    assert not (tmp_path / "b.tif").exists()
 
 
 def test_unrelated_images_are_refused() -> None:

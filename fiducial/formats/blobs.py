@@ -142,7 +142,7 @@ def _json_frame(record: Blobs) -> dict[str, Any]:
     } | placed_to_json(record)
 
 
-def blobs_from_json(path: Path) -> Blobs:
+def blobs_from_json(path: str | Path) -> Blobs:
     """Read a record that `blobs_to_json` described.
 
     Raises:
@@ -213,14 +213,14 @@ def _coco_frame(record: Blobs) -> dict[str, Any]:
     return {"images": [image], "categories": [{"id": 1, "name": "blob"}]}
 
 
-def blobs_from_coco(path: Path) -> Circles:
+def blobs_from_coco(path: str | Path) -> Circles:
     """Read the annotations of a COCO file of one image, whatever their category, as disks as large as the boxes' ellipses.
 
     Raises:
         InputError: not a COCO file, or of several images.
     """
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = json.loads(Path(path).read_text(encoding="utf-8"))
         annotations = stated["annotations"]
         if len(stated["images"]) != 1:
             raise ValueError(f"expected one image, it has {len(stated['images'])}")
@@ -266,7 +266,7 @@ def _ovals(record: Blobs) -> Iterator[ImagejRoi]:
         )
 
 
-def blobs_from_rois(path: Path) -> Circles:
+def blobs_from_rois(path: str | Path) -> Circles:
     """Read the ovals of an ImageJ ROI archive, to a float32's accuracy, as disks of their area.
 
     Raises:
@@ -305,7 +305,7 @@ def blobs_to_points(record: Blobs) -> pd.DataFrame:
     )
 
 
-def blobs_from_points(path: Path) -> Circles:
+def blobs_from_points(path: str | Path) -> Circles:
     """Read a napari points layer of one image; radius and probability are NaN where it has no such column.
 
     Raises:

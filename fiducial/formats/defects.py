@@ -118,7 +118,7 @@ def _runs_of(record: Defects, label: int) -> list[int]:
     return run_lengths_of(record.size, lambda columns: record.mask[:, columns] == label)
 
 
-def defects_from_json(path: Path) -> Defects:
+def defects_from_json(path: str | Path) -> Defects:
     """Read a record that `defects_to_json` described.
 
     Raises:
@@ -200,14 +200,14 @@ def _own_pixels(record: Defects, i: int) -> tuple[Bool[np.ndarray, "h w"], tuple
     return own, (slice(y0, y1), slice(x0, x1))
 
 
-def boxes_from_coco(path: Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], Int[np.ndarray, " n"]]]:
+def boxes_from_coco(path: str | Path) -> dict[str, tuple[Shaped[np.ndarray, "n 4"], Int[np.ndarray, " n"]]]:
     """Read boxes (house frame) and category ids by file name from a COCO file.
 
     Raises:
         InputError: not a COCO file.
     """
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = json.loads(Path(path).read_text(encoding="utf-8"))
         names = {image["id"]: image["file_name"] for image in stated["images"]}
         rows = [(names[a["image_id"]], [float(v) for v in a["bbox"]], int(a["category_id"])) for a in stated["annotations"]]
         if any(len(box) != 4 for _, box, _ in rows):

@@ -65,7 +65,7 @@ def keypoints_to_json(record: Keypoints) -> dict[str, Any]:
     } | placed_to_json(record)
 
 
-def keypoints_from_json(path: Path) -> Keypoints:
+def keypoints_from_json(path: str | Path) -> Keypoints:
     """Read a record that `keypoints_to_json` described; descriptors come back to 6 digits.
 
     Raises:

@@ -132,10 +132,10 @@ def number_from_json(stated: float | None) -> float:
     return math.nan if stated is None else float(stated)
 
 
-def read_record(path: Path, kind: str, build: Callable[[dict[str, Any]], RecordT]) -> RecordT:
+def read_record(path: str | Path, kind: str, build: Callable[[dict[str, Any]], RecordT]) -> RecordT:
     """Read a JSON file that states its format, and build the record; whatever does not fit becomes an InputError."""
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = json.loads(Path(path).read_text(encoding="utf-8"))
         if stated["format"] != f"fiducial.{kind}/1":
             raise InputError(f"expected format fiducial.{kind}/1, {path} states {stated['format']!r}")
         return build(stated)

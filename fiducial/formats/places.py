@@ -105,7 +105,7 @@ def places_to_json(record: Places) -> dict[str, Any]:
     } | placed_to_json(record)
 
 
-def places_from_json(path: Path) -> Places:
+def places_from_json(path: str | Path) -> Places:
     """Read a record that `places_to_json` described.
 
     Raises:

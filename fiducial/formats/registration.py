@@ -130,7 +130,7 @@ def registration_to_json(record: Registration) -> dict[str, Any]:
     } | placed_to_json(record)
 
 
-def registration_from_json(path: Path) -> Registration:
+def registration_from_json(path: str | Path) -> Registration:
     """Read a record that `registration_to_json` described.
 
     Raises:
@@ -220,14 +220,14 @@ def _to_qgis(yx: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
     return yx_to_corner_xy(yx) * (1, -1)
 
 
-def tie_points_from_qgis(path: Path) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
+def tie_points_from_qgis(path: str | Path) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
     """Read QGIS's ground control points: yx in pixels of the image to be moved, and x, y of the map; switched off or not.
 
     Raises:
         InputError: not such a file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ParserWarning)  # rows that go on: only their first four numbers are asked for
             table = pd.read_csv(StringIO(text.partition("\n")[2] if text.startswith(_QGIS_CRS) else text), index_col=False)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fiducial.images.limits import MAX_CHANNELS, check_budget, decoding, first_bytes, readable
-from fiducial.images.stated import unit_of
+from fiducial.images.stated import are_stains, unit_of
 from fiducial.records import Image, InputError, Window
 
 SUFFIX = ".zarr"
@@ -71,10 +71,11 @@ def is_omezarr(path: Path) -> bool:
 def open_omezarr(path: Path, max_bytes: int) -> Image:
     """Open an image of OME-Zarr; raises InputError as `open_image`, and where zarr is not installed."""
     with decoding(path):
-        multiscale = _multiscale(path)
+        multiscale, names = _multiscale(path)
         stored = _stored(_inside(path, multiscale["datasets"][0]["path"]))
         plane = _plane(path, multiscale, stored.shape)
     size, channels = (stored.shape[plane.y], stored.shape[plane.x]), 1 if plane.c is None else stored.shape[plane.c]
+    stains = channels > 1 and (channels != 3 or are_stains(names))
     opened = _opener(stored, max_bytes)
 
     def read(window: Window) -> Shaped[np.ndarray, "..."]:
@@ -90,9 +91,7 @@ def open_omezarr(path: Path, max_bytes: int) -> Image:
         pixels = pixels.transpose([*order, *(i for i in range(pixels.ndim) if i not in order)])
         return pixels.reshape(pixels.shape[: len(order)]).astype(stored.dtype, copy=False)
 
-    return Image(
-        readable(path.name), size, channels, stored.dtype, read, plane.pixel_size, plane.unit, stains=plane.c is not None
-    )
+    return Image(readable(path.name), size, channels, stored.dtype, read, plane.pixel_size, plane.unit, stains=stains)
 
 
 def _opener(stored: Stored, max_bytes: int) -> Callable[[], Any]:
@@ -111,16 +110,16 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
     return json.loads(text)
 
 
-def _multiscale(path: Path) -> dict[str, Any]:
-    """Return the first multiscale image that a group describes."""
+def _multiscale(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the first multiscale image that a group describes, and the names of its channels, if it states them."""
     name = next((name for name in _METADATA if (path / name).is_file()), None)
     if name is None:
         raise InputError(f"expected an image, {readable(path)} is a folder without the metadata of OME-Zarr")
     stated = _read_json(path / name)
     stated = stated["attributes"].get("ome", {}) if name == "zarr.json" else stated
     if "multiscales" in stated:
-        first: dict[str, Any] = stated["multiscales"][0]
-        return first
+        shown = (stated.get("omero") or {}).get("channels") or []
+        return stated["multiscales"][0], [str(channel.get("label") or "") for channel in shown]
     several = "plate" in stated or "bioformats2raw.layout" in stated
     raise InputError(
         f"{readable(path)} holds several images: open one of them, such as {readable(path.name)}/0"

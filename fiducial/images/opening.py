@@ -41,8 +41,8 @@ def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: 
     """Return an `Image` for a path, an array (H, W) or (H, W, C), or an `Image`.
 
     Raises:
-        InputError: as `open_image`, none of these, an array that is no image, or two or four channels of a microscope, which
-            are not gray and alpha, nor color and alpha.
+        InputError: as `open_image`, none of these, an array that is no image, or channels of a microscope, which are
+            neither gray and alpha, nor color.
     """
     if isinstance(source, np.ndarray):
         return from_array(source)
@@ -52,7 +52,7 @@ def as_image(source: str | Path | Shaped[np.ndarray, "..."] | Image, max_bytes: 
             "numpy.asarray may make an array of it"
         )
     image = source if isinstance(source, Image) else open_image(source, max_bytes)
-    if image.stains and image.channels in (2, 4):
+    if image.stains and image.channels in (2, 3, 4):
         raise InputError(
             f"expected gray or RGB(A), {image.name} has {image.channels} channels: save the channel to be measured by itself"
         )

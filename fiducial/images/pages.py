@@ -164,6 +164,15 @@ def ome_channels(tiff: Any) -> int:  # noqa: ANN401 (tifffile ships no types)
     return 0 if stated is None else sum(_is(element, "Channel") for element in stated)
 
 
+def named_channels(tiff: Any) -> list[str]:  # noqa: ANN401 (tifffile ships no types)
+    """Return the names of channels that OME-XML or ImageJ states; none where neither does."""
+    stated = ome_pixels(tiff)
+    if stated is not None:
+        return [element.attrib.get("Name", "") for element in stated if _is(element, "Channel")]
+    labels = (tiff.imagej_metadata or {}).get("Labels", []) if tiff.is_imagej else []
+    return [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
+
+
 def _ome_order(tiff: Any) -> list[int]:  # noqa: ANN401 (tifffile ships no types)
     """Return the page of each channel, where OME-XML says so."""
     stated = ome_pixels(tiff)

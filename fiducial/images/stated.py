@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ UNITS = {
     "meter": "m", "kilometer": "km", "inch": "in",
 }  # fmt: skip
 _SPELLED = {"um": "µm", "micron": "µm", "inches": "in", "angstroem": "Å", "ångström": "Å"}
+_COLOR = re.compile(r"|r|g|b|red|green|blue|rgb|(c|ch|chan|channel)?[ :_#-]*\d*(/\d+)?")
 _NO_LENGTH = {"", "pixel", "px", "pix", "reference frame", "referenceframe"}
 
 
@@ -33,6 +35,11 @@ def unit_of(stated: str) -> str | None:
     if _NO_LENGTH & set(names):
         return None
     return next((known[name] for name in names for known in (_SPELLED, UNITS) if name in known), readable(text))
+
+
+def are_stains(names: Iterable[str]) -> bool:
+    """Say whether three channels of these names are no colors: one is named, and neither as a color nor by its number."""
+    return any(_COLOR.fullmatch(name.strip().lower()) is None for name in names)
 
 
 def physical_size(tiff: Any, page: Any) -> tuple[tuple[float, float] | None, str | None]:  # noqa: ANN401 (tifffile ships no types)

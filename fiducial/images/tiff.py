@@ -11,8 +11,8 @@ from jaxtyping import Shaped
 from PIL import JpegImagePlugin
 
 from fiducial.images.limits import check_budget, check_dtype, decoding, readable
-from fiducial.images.pages import count_pages, ome_channels, planes, whole_pages
-from fiducial.images.stated import has_georeference, no_data, physical_size, read_georeference
+from fiducial.images.pages import count_pages, named_channels, ome_channels, planes, whole_pages
+from fiducial.images.stated import are_stains, has_georeference, no_data, physical_size, read_georeference
 from fiducial.records import Image, InputError, Window
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -45,6 +45,7 @@ def open_tiff(path: Path, max_bytes: int) -> Image:
             stains = len(pages) > 1 or _holds_stains(tiff, page)
             size, dtype = (int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype)
             channels = len(pages) * int(page.samplesperpixel)
+            stains = stains and (channels != 3 or are_stains(named_channels(tiff)))
 
     def read(window: Window) -> Shaped[np.ndarray, "..."]:
         y0, x0, y1, x1 = window

@@ -76,8 +76,8 @@ def write_image(
 
 
 def holds_colors(image: Image) -> bool:
-    """Say whether channels are to be written as RGB(A): four stains are none, and must not come back as such."""
-    return image.channels == 3 or (image.channels == 4 and not image.stains)
+    """Say whether channels are to be written as RGB(A): stains are none, and four must not come back as such."""
+    return image.channels in (3, 4) and not image.stains
 
 
 def tiff_options(
