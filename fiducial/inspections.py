@@ -1,5 +1,6 @@
 """Inspect one pair or many into a folder: which samples with which templates, and the files and the row of each."""
 
+import glob
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ Inspect = Callable[[Image, Image], Defects]
 
 
 def choose_pairs(sample: Path | None, samples: Path | None, pairs: Path | None, template: Path | None) -> list[Files]:
-    """Return sample and template of each input: one sample, a folder or a CSV of pairs, whichever is given.
+    """Return sample and template of each input: of an image, a folder, a pattern or a CSV of pairs, whichever is given.
 
     Raises:
         InputError: none or several are given, or a template is missing.
@@ -37,20 +38,27 @@ def choose_pairs(sample: Path | None, samples: Path | None, pairs: Path | None, 
         return pairs_from_csv(pairs)
     if template is None:
         raise InputError("give the good image: --template FILE")
-    if samples is not None:
-        return [{"sample": own, "template": good} for own, good in pairs_from_folder(samples, template)]
-    assert sample is not None
-    return [{"sample": sample, "template": template_of(sample, template) if template.is_dir() else template}]
+    if sample is not None and choose_images([sample]) == [sample]:
+        return [{"sample": sample, "template": template_of(sample, template) if template.is_dir() else template}]
+    return [{"sample": own, "template": good} for own, good in pairs_from_folder(sample or samples or Path(), template)]
 
 
 def pairs_from_folder(samples: Path, template: Path) -> list[tuple[Path, Path]]:
-    """Return each image of a folder with its template: one image, or that of the same name in a folder.
+    """Return each image of a folder or a pattern with its template: one image, or that of the same name in a folder.
+
+    The one template is no sample if it is among them. Of a sample that has none, the file is returned that is missing.
 
     Raises:
-        InputError: no images, or a sample without a template.
+        InputError: no images, or none has a template.
     """
-    paths = choose_images([samples]) if samples.is_dir() else list_images(samples)
-    return [(path, template_of(path, template)) for path in paths]
+    named = samples.exists() or glob.has_magic(str(samples))
+    paths = [path for path in (choose_images([samples]) if named else list_images(samples)) if not _same(path, template)]
+    if not paths:
+        raise InputError(f"expected images to judge, {samples} holds the template alone")
+    pairs = [(path, _called_as(path, template)) for path in paths]
+    if not any(good.exists() for _, good in pairs):
+        raise InputError(f"expected a template {pairs[0][1]}, found none")
+    return pairs
 
 
 def template_of(sample: Path, template: Path) -> Path:
@@ -59,14 +67,21 @@ def template_of(sample: Path, template: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    own = template
-    if template.is_dir() and not is_omezarr(template):
-        own = template / sample.name
-        alike = [] if own.exists() else [path for path in list_images(template) if path.stem == sample.stem]
-        own = alike[0] if alike else own
+    own = _called_as(sample, template)
     if not own.exists():
         raise InputError(f"expected a template {own}, found none")
     return own
+
+
+def _called_as(sample: Path, template: Path) -> Path:
+    if not template.is_dir() or is_omezarr(template):
+        return template
+    own = template / sample.name
+    return own if own.exists() else next((path for path in list_images(template) if path.stem == sample.stem), own)
+
+
+def _same(path: Path, template: Path) -> bool:
+    return template.exists() and path.exists() and path.samefile(template)
 
 
 def pairs_from_csv(path: Path) -> list[Files]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fiducial import runs
 from fiducial.drawing import OVERLAY_PX, draw_checkerboard, draw_registration
+from fiducial.formats.registration import placement
 from fiducial.images import MAX_BYTES, open_image, read_reduced, write_image
 from fiducial.inputs import Input
 from fiducial.records import Image, Progress, Registration
@@ -74,11 +75,13 @@ def write_registration(
 
 
 def row(record: Registration) -> dict[str, object]:
-    """Return how sure and how exact the answer is, as summary.csv has it."""
+    """Return how sure and how exact the answer is, and what it is, as summary.csv has it."""
     stated: dict[str, object] = {
         "probability": round(record.score, 4),
         "error_px": round(record.error_px, 3),
         "tie_points": len(record),
+        **{name: round(value, 4) for name, value in placement(record).items()},
+        "within_px": round(record.within_px, 3),
     }
     if record.correction is not None:
         stated |= {"correction_y": record.correction[0], "correction_x": record.correction[1]}

@@ -17,7 +17,7 @@ from typed import run
 
 import fiducial
 from fiducial import api, augment, cli, registrations
-from fiducial.coords import Matrix, image_center_yx, shift, similarity
+from fiducial.coords import Matrix, apply_transform, image_center_yx, shift, similarity
 from fiducial.estimation import transform_distance
 from fiducial.landmarks import registrar
 from fiducial.landmarks.views import SPACING_PX
@@ -104,7 +104,15 @@ def test_the_aligned_image_of_python_is_that_of_the_command_line(tmp_path: Path)
     cv2.imwrite(str(tmp_path / "moving.png"), moving)
     cv2.imwrite(str(tmp_path / "fixed.png"), fixed_image())
     found = fiducial.register(tmp_path / "moving.png", fixed_image(), turn_deg=0, scale=1)
-    assert run("register", tmp_path / "moving.png", tmp_path / "fixed.png", "--turn-deg", 0, "--scale", 1, "-o", tmp_path)[0] == 0
+    assert (
+        run("register", tmp_path / "moving.png", tmp_path / "fixed.png", "--turn-deg", 0, "--scale", 1, "-o", tmp_path)[0] == 0
+    )
+    row = pd.read_csv(tmp_path / "summary.csv").iloc[0]
+    center = apply_transform(found.moving_to_fixed, np.array([image_center_yx(found.moving_size)]))[0] - image_center_yx(
+        found.moving_size
+    )
+    np.testing.assert_allclose([row.shift_y_px, row.shift_x_px, row.within_px], [*center, found.within_px], atol=1e-3)
+    np.testing.assert_allclose([row.scale, row.angle_deg], [1, 0], atol=0.4)
     found.save_aligned(tmp_path / "a.tif", tmp_path / "moving.png", fixed_image())
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), tifffile.imread(tmp_path / "moving" / "aligned.tif"))
     with pytest.raises(InputError, match="expected the moving image that was registered"):

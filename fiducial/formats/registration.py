@@ -278,19 +278,30 @@ def _length(record: Registration, px: float) -> str:
     return told
 
 
-def _at_center(record: Registration) -> list[tuple[str, str]]:
-    """Return scale, angle and shift of the transform where it takes the center of the moving image."""
+def placement(record: Registration) -> dict[str, float]:
+    """Return scale, angle (from x towards y) and shift of the transform where it takes the center of the moving image, if any."""
     if record.moving_to_fixed is None:
-        return [("transform", "none was found")]
+        return {}
     center = np.array([image_center_yx(record.moving_size)])
     moved = apply_transform(record.moving_to_fixed, center)
     linear = _linear_at_center(record.moving_to_fixed, record.moving_size, moved[0])
-    angle = np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))
-    (dy, dx), scale = (moved - center)[0], np.sqrt(np.abs(np.linalg.det(linear)))
+    dy, dx = (moved - center)[0].tolist()
+    return {
+        "scale": float(np.sqrt(np.abs(np.linalg.det(linear)))),
+        "angle_deg": float(np.rad2deg(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))),
+        "shift_y_px": dy,
+        "shift_x_px": dx,
+    }
+
+
+def _at_center(record: Registration) -> list[tuple[str, str]]:
+    own = placement(record)
+    if not own:
+        return [("transform", "none was found")]
     return [
-        ("scale", f"{scale:.5g} px of the fixed image per px of the moving one, at its center"),
-        ("angle", f"{angle:.3f}° from x towards y"),
-        ("shift", f"{dy:+.2f} px in y, {dx:+.2f} px in x of the moving image's center"),
+        ("scale", f"{own['scale']:.5g} px of the fixed image per px of the moving one, at its center"),
+        ("angle", f"{own['angle_deg']:.3f}° from x towards y"),
+        ("shift", f"{own['shift_y_px']:+.2f} px in y, {own['shift_x_px']:+.2f} px in x of the moving image's center"),
     ]
 
 
