@@ -102,11 +102,17 @@ def measure_detector(detector: BlobDetector, images: Sequence[CrowdImage]) -> li
     return reported(measure_candidates(detector, images))
 
 
-def crowd_bounds(judged: Sequence[Judged]) -> dict[str, float]:
-    """Return the intervals of F1 and of the share of neighbors both found, over images, and of the share of counts covered."""
-    counts = np.array([[j.counts.true_positive, j.counts.false_positive, j.counts.false_negative] for j in judged])
+def crowd_bounds(judged: Sequence[Judged], cluster: Sequence[int] | None = None) -> dict[str, float]:
+    """Return the intervals of F1, of the share of neighbors both found, and of the share of counts covered.
+
+    The first two are bootstrapped over the clusters that images belong to, each of one image by default.
+    """
+    _, own = np.unique(range(len(judged)) if cluster is None else cluster, return_inverse=True)
     pairs = [metrics.adjacent_pairs(j.crowd.yx, j.crowd.radius) for j in judged]
-    both = np.array([[(j.partner[p] >= 0).all(axis=1).sum(), len(p)] for j, p in zip(judged, pairs, strict=True)])
+    counts, both = np.zeros((own.max() + 1, 3), dtype=np.int64), np.zeros((own.max() + 1, 2), dtype=np.int64)
+    for i, j, p in zip(own, judged, pairs, strict=True):
+        counts[i] += (j.counts.true_positive, j.counts.false_positive, j.counts.false_negative)
+        both[i] += ((j.partner[p] >= 0).all(axis=1).sum(), len(p))
 
     def f1(chosen: Int64[np.ndarray, " n"]) -> float:
         return Counts(*counts[chosen].sum(axis=0).tolist()).f()
@@ -116,7 +122,7 @@ def crowd_bounds(judged: Sequence[Judged]) -> dict[str, float]:
         return found / there if there else math.nan
 
     covered = [j.found.interval[0] <= len(j.crowd) <= j.found.interval[1] for j in judged if j.found.interval is not None]
-    out = bounds("f1", len(judged), f1) | bounds("adjacent", len(judged), adjacent)
+    out = bounds("f1", len(counts), f1) | bounds("adjacent", len(both), adjacent)
     return out | share_bounds("count_covered", covered)
 
 

@@ -1,10 +1,11 @@
 """Measure `inspect` on DeepPCB groups it was not trained on, beside the plain script, in one run.
 
     python benchmarks/defects_deeppcb.py --data ../shared/data
+    python benchmarks/defects_deeppcb.py --data ../shared/data --tune    # measures nothing: the plain script's best settings
 
 Groups 44000 and 77000 (150 pairs). Masks are derived from boxes (fiducial.datasets.mask_from_boxes). The template is displaced,
 the sample stays. The plain script is what a user has today: ECC alignment, absolute difference, threshold, opening, components.
-Its threshold, opening and least area are those of the best region F over all cases of these very pairs, every third of them,
+Its threshold, opening and least area are those of the best region F over all cases of every third of these very pairs (--tune),
 which flatters it. It names no classes and states no probability: what is judged by them is left empty. Intervals are
 bootstrapped over pairs. Writes reliability_defects.csv, too: of all regions, also those too improbable to be reported; one is
 true if its box meets an annotated one of any class.
@@ -12,35 +13,56 @@ true if its box meets an annotated one of any class.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from options import options, read_options
 from reliability import reliability_table
 from result_files import bounds, mean_bounds, write_result
 
 from fiducial import weights
-from fiducial.datasets import BOX_MARGIN_PX, read_deeppcb
+from fiducial.datasets import BOX_MARGIN_PX, InspectionPair, read_deeppcb
 from fiducial.defects.inspector import SMALLEST_AREA_PX, DefectInspector, decode
 from fiducial.device import has_fast_bf16
-from fiducial.evaluate.defects import CASES, Answer, Tally, inspector_method, merged, summarize, tally_pairs
-from fiducial.metrics import Counts
+from fiducial.evaluate.defects import CASES, IOU, Answer, Tally, displace, inspector_method, merged, summarize, tally_pairs
+from fiducial.metrics import Counts, match_counts, region_iou
+from fiducial.regions import label_regions, measure_regions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 from defects_data import VALIDATED
 
-# Of the plain script. Tried were: thresholds from 0.25 to 0.7 of the sample's range, openings of 2 to 5 px, and least
-# areas of a component from 12 to 80 px.
-THRESHOLD, OPENING_PX, LEAST_PX = 0.45, 3, 40
 OF_CLASSES = ("deeppcb_f", "deeppcb_map", "miou_7", "macc_7", "calibration_error")  # scores of classes and probabilities
+TUNED_EVERY = 3  # pairs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the plain script is told: a threshold in parts of the sample's range, an opening, a component's least area."""
+
+    threshold: float
+    opening_px: int
+    least_px: int
+
+
+BEST = Setting(0.45, 3, 40)  # what --tune finds
+TRIED = tuple(
+    Setting(*parts) for parts in product(np.arange(0.25, 0.71, 0.05).round(2).tolist(), (2, 3, 4, 5), (12, 20, 40, 60, 80))
+)
 
 
 def plain_script(sample: np.ndarray, template: np.ndarray) -> Answer:
     """Align by ECC (Euclidean), subtract, threshold, open, keep the larger components; a class stands for none."""
+    return differing(difference(sample, template), BEST)
+
+
+def difference(sample: np.ndarray, template: np.ndarray) -> Float64[np.ndarray, "h w"]:
+    """Return the absolute difference of the aligned images, in parts of the sample's range."""
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
     matrix = np.eye(2, 3, dtype=np.float32)
     try:
@@ -51,11 +73,30 @@ def plain_script(sample: np.ndarray, template: np.ndarray) -> Answer:
     moved = cv2.warpAffine(template, matrix, sample.shape[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
     reach = np.ptp(np.percentile(sample, [1, 99])) or 255
     smooth, moved = (cv2.GaussianBlur(image, (3, 3), 0) for image in (sample, moved))
-    difference = (cv2.absdiff(smooth, moved) > THRESHOLD * reach).astype(np.uint8)
-    opened = cv2.morphologyEx(difference, cv2.MORPH_OPEN, np.ones((OPENING_PX, OPENING_PX), np.uint8))
-    least = LEAST_PX / (LEAST_PX + SMALLEST_AREA_PX)
+    return cv2.absdiff(smooth, moved) / reach
+
+
+def differing(apart: Float64[np.ndarray, "h w"], setting: Setting) -> Answer:
+    """Return what is left of a difference."""
+    side, least = setting.opening_px, setting.least_px / (setting.least_px + SMALLEST_AREA_PX)
+    opened = cv2.morphologyEx((apart > setting.threshold).astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
     found = decode(opened.astype(np.float16), np.ones_like(opened), opened > 0, None, least, BOX_MARGIN_PX)
     return Answer(found, found, refused=False)
+
+
+def tuned(pairs: Sequence[InspectionPair]) -> pd.DataFrame:
+    """Return the region F of each setting over all cases of every third pair, as displaced when measured, the best first."""
+    total = dict.fromkeys(TRIED, Counts(0, 0, 0))
+    for i in range(0, len(pairs), TUNED_EVERY):
+        truth = measure_regions(pairs[i].number, len(pairs[i].label))
+        for case in CASES:
+            apart = difference(*displace(pairs[i], case, np.random.default_rng([0, i])))
+            for setting in TRIED:
+                found = label_regions(differing(apart, setting).default.mask > 0)
+                total[setting] += match_counts(region_iou(found, truth), IOU)
+        print(f"{i + 1} of {len(pairs)} pairs", file=sys.stderr, flush=True)
+    rows = [vars(setting) | {"region_f": counts.f()} for setting, counts in total.items()]
+    return pd.DataFrame(rows).sort_values("region_f", ascending=False, kind="stable")
 
 
 def pair_bounds(tallies: Sequence[Tally]) -> dict[str, float]:
@@ -100,8 +141,12 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--every", type=int, default=1, help="measure every n-th pair")
     parser.add_argument("--weights", type=Path, default=None)
+    parser.add_argument("--tune", action="store_true", help="measure nothing; print the best settings of the plain script")
     args = read_options(parser, {"every": 30}, ("deeppcb",))
     pairs = list(read_deeppcb(args.data / "deeppcb", VALIDATED, args.every))
+    if args.tune:
+        print(tuned(pairs).head(10).to_string(index=False))
+        return
     loaded, cpu = weights.load("defects", args.weights), torch.device("cpu")
     inspector = DefectInspector(loaded.network, loaded.calibration, cpu, bf16=has_fast_bf16(cpu))
     tallies = tally_pairs(inspector_method(inspector), pairs)

@@ -12,8 +12,8 @@ one's.
 
 The error is the mean distance between where the transform found and the true one put the points of a grid over the common area,
 in pixels of the fixed image. `under_5`, `under_10`: shares of all present cases, accepted or not (without a transform: not
-under); `accepted_under_5`, `accepted_under_10`, `accepted_over_20`: of the accepted ones; `absent_accepted`: of the absent ones.
-SIFT and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are Wilson's.
+under); `accepted_under_5`, `accepted_under_10`, `accepted_over_20`: of the accepted ones; `absent_accepted`: of the absent
+ones. SIFT and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are Wilson's.
 reliability_keypoints.csv is of our answer to each pair, present or absent: true is a mean error under 5 px, and under 10 px,
 as the probability allows 5 px for the pairs themselves (recipes/keypoints_slim_calibrate.py).
 

@@ -43,8 +43,9 @@ CAPTIONS = {
 HOW = (
     "Each table is written by one script of benchmarks/, all methods on the same images in one run; each row of its file says "
     "at which commit, on which machine and when. In brackets: 95 % intervals, by the percentile bootstrap over images, pairs "
-    "or cases (1,000 draws), of plain shares by Wilson's formula. They say how far the score would move with other images of "
-    "the kind, not with other kinds. Tables of trainings have none: what varies most there is the training. In a plot of "
+    "or cases (1,000 draws; of nuclei, over clusters of images that look alike), of plain shares by Wilson's formula. They say "
+    "how far the score would move with other images of the kind, not with other kinds. Tables of trainings have none: what "
+    "varies most there is the training. In a plot of "
     "reliability, answers are gathered by the probability that they state; bars are Wilson's 95 % intervals, and points on "
     "the dashed line are calibrated."
 )

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float64
+from keypoints_baselines import sift
 
 from fiducial.coords import apply_transform, corners_yx, resize_transform
 from fiducial.evaluate.places import Candidates, PlaceCase
@@ -20,7 +21,8 @@ from fiducial.places.network import TripletNet
 MOST = 5  # places of an answer
 CORRELATED_SCALES = tuple(np.geomspace(0.1, 1.0, 25).tolist())
 SMALLEST_TEMPLATE_PX = 24
-SIFT_LONGEST_PX = 1024  # to which queries are reduced; sources are taken as they are
+SIFT_LONGEST_PX = 1024  # to which queries are reduced
+SIFT_SMALL_PX = 600  # longer side under which a source is enlarged twice: SIFT finds few points in small images
 SIFT_RATIO, RANSAC_PX, LEAST_INLIERS = 0.8, 3.0, 4
 PLAUSIBLE_SCALES = (0.05, 2.0)  # size of a query's pixel in the source's
 BATCH = 256
@@ -40,7 +42,10 @@ def best_apart(quads: Float64[np.ndarray, "n 4 2"], score: Float64[np.ndarray, "
 
 
 def correlate_over_scales(query: Picture, source: Picture, smallest_px: int = SMALLEST_TEMPLATE_PX) -> Candidates:
-    """Correlate the upright query with the source at 25 scales from 0.1 to 1; the score is the normalized correlation."""
+    """Correlate the upright query with the source at 25 scales from 0.1 to 1, as it is and as its negative.
+
+    The score is the normalized correlation, its sign left out.
+    """
     found = [_peaks(query, source, scale, smallest_px) for scale in CORRELATED_SCALES]
     return best_apart(np.concatenate([f.corners_yx for f in found]), np.concatenate([f.score for f in found]))
 
@@ -50,7 +55,8 @@ def _peaks(query: Picture, source: Picture, scale: float, smallest_px: int) -> C
     h, w = (round(side * scale) for side in query.shape)
     if min(h, w) < smallest_px or h > source.shape[0] or w > source.shape[1]:
         return Candidates(np.zeros((0, 4, 2)), np.zeros(0))
-    surface = cv2.matchTemplate(source, cv2.resize(query, (w, h), interpolation=cv2.INTER_AREA), cv2.TM_CCOEFF_NORMED)
+    small = cv2.resize(query, (w, h), interpolation=cv2.INTER_AREA)
+    surface = np.abs(cv2.matchTemplate(source, small, cv2.TM_CCOEFF_NORMED))
     surface[~(surface <= 1)] = -1  # where a window is constant, OpenCV divides by next to nothing
     at_yx, score = [], []
     for _ in range(MOST):
@@ -92,21 +98,25 @@ def sift_ransac(query: Picture, source: Picture) -> Candidates:
 
 
 def _sift_matches(query: Picture, source: Picture) -> tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"]]:
-    """Return points (x, y) in full pixels of the query, and those of the source that they match."""
-    size = (query.shape[0], query.shape[1])
-    factor = min(1.0, SIFT_LONGEST_PX / max(size))
-    small = query if factor == 1 else cv2.resize(query, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    sift = cv2.SIFT_create(enable_precise_upscale=True)  # type: ignore[attr-defined]  # OpenCV's stubs lack it
-    (points_q, described_q), (points_s, described_s) = (sift.detectAndCompute(image, None) for image in (small, source))
+    """Return points (x, y) in full pixels of the query, and those in pixels of the source that they match."""
+    seen_q = _zoomed(query, min(1.0, SIFT_LONGEST_PX / max(query.shape)))
+    seen_s = _zoomed(source, 2.0 if max(source.shape) < SIFT_SMALL_PX else 1.0, cv2.INTER_CUBIC)
+    finder = sift()
+    (points_q, described_q), (points_s, described_s) = (finder.detectAndCompute(image, None) for image in (seen_q, seen_s))
     if described_q is None or described_s is None or len(described_s) < 2:
         return np.zeros((0, 2)), np.zeros((0, 2))
     pairs = cv2.BFMatcher().knnMatch(described_q, described_s, k=2)
     good = [first for first, second in pairs if first.distance < SIFT_RATIO * second.distance]
     # Many points of a query may match one point of a source, which any similarity of scale 0 explains: one is kept.
     good = list({m.trainIdx: m for m in sorted(good, key=lambda m: -m.distance)}.values())
-    yx = np.array([points_q[m.queryIdx].pt[::-1] for m in good]).reshape(-1, 2)
-    yx = apply_transform(resize_transform((small.shape[0], small.shape[1]), size), yx)
-    return yx[:, ::-1].copy(), np.array([points_s[m.trainIdx].pt for m in good]).reshape(-1, 2)
+    xy_q, xy_s = np.array([(points_q[m.queryIdx].pt, points_s[m.trainIdx].pt) for m in good]).reshape(-1, 2, 2).swapaxes(0, 1)
+    return _unzoomed(xy_q, seen_q, query), _unzoomed(xy_s, seen_s, source)
+
+
+def _unzoomed(xy: Float64[np.ndarray, "n 2"], seen: Picture, image: Picture) -> Float64[np.ndarray, "n 2"]:
+    """Return points (x, y) of a zoomed image in pixels of the image itself."""
+    back = resize_transform((seen.shape[0], seen.shape[1]), (image.shape[0], image.shape[1]))
+    return apply_transform(back, xy[:, ::-1])[:, ::-1].copy()
 
 
 @dataclass(frozen=True)
@@ -170,9 +180,9 @@ class TripletDatabase:
         return np.concatenate(vectors)
 
 
-def _zoomed(image: Picture, zoom: float) -> Picture:
+def _zoomed(image: Picture, zoom: float, enlarge: int = cv2.INTER_LINEAR) -> Picture:
     h, w = (round(side * zoom) for side in image.shape)
-    return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
+    return image if zoom == 1 else cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if zoom < 1 else enlarge)
 
 
 def _grid(source_size: tuple[int, int], size: tuple[int, int], stride: int) -> Float64[np.ndarray, "n 2"]:

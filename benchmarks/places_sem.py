@@ -8,8 +8,13 @@ third query absent. The triplet database is told the true scale of the query, th
 only upright queries. `paper_k1` and `paper_k5` are the triplet's accuracy on upright queries by the paper's own criterion (one
 of the K nearest patches is one of the K that overlap the truth best), beside IoU above 0.7 as for the others.
 
+`absent_accepted` is the share of absent queries that score as high as the best 95 % of the present ones; NaN of a method that
+answers fewer of the present ones than that. `auroc` is the chance that a present query scores above an absent one. Both are of
+all queries, and of the upright ones (`_upright`). `present_answered`, `absent_answered`: shares with any answer, at whatever
+score. Only our score is a probability; the others have no calibration error.
+
 Intervals of accuracy are Wilson's, the others are bootstrapped over cases. reliability_places.csv is of the best
-answer to each query, present or absent, of our method.
+answer to each query, present or absent, of our method; no answer states 0.
 
 Times are wall clock; run it while nothing else runs.
 """
@@ -23,6 +28,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
 from options import options, read_options
 from places_baselines import TripletDatabase, correlate_over_scales, sift_ransac
 from reliability import reliability_table
@@ -62,6 +68,8 @@ NAMES = {
 SPEED_SOURCE_PX, SPEED_QUERY_PX, SPEED_RUNS = (850, 1280), (128, 256, 600), 5
 
 Find = Callable[[PlaceCase], Candidates]
+Cases = Int64[np.ndarray, " n"]
+Judge = Callable[[np.ndarray, np.ndarray], float]
 
 
 def read_held_out(data: Path) -> list[Picture]:
@@ -125,22 +133,38 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for name, own in rows.groupby("method", sort=False):
         straight = own[own.present & own.upright]
-        paper = {f"paper_k{k}": straight[f"paper_{k}"].astype(float).mean() for k in (1, 5)}
-        table.append({"method": name, **summarize_places(own), **place_bounds(own), **paper})
+        scores = summarize_places(own) | place_bounds(own) | refusals(own)
+        scores |= {f"paper_k{k}": straight[f"paper_{k}"].astype(float).mean() for k in (1, 5)}
+        if name != NAMES["ours"]:
+            scores["calibration_error"] = np.nan
+        table.append({"method": name, **scores})
     return pd.DataFrame(table)
 
 
 def place_bounds(own: pd.DataFrame) -> dict[str, float]:
-    """Return the intervals of a method's main scores over its cases."""
+    """Return the intervals of a method's accuracy over its cases."""
     present, upright = own.present.to_numpy(bool), own.upright.to_numpy(bool)
-    score = own.score.to_numpy(float)
-
     out: dict[str, float] = {}
     for name, of in (("upright", upright), ("turned", ~upright)):
         for k in (1, 5):
             out |= share_bounds(f"{name}_k{k}", own[f"right_{k}"].to_numpy(bool)[present & of])
-    for name, judge in (("auroc", auroc), ("absent_accepted", false_accept_rate)):
-        out |= bounds(name, len(own), lambda i, judge=judge: judge(score[i][present[i]], score[i][~present[i]]))
+    return out
+
+
+def refusals(own: pd.DataFrame) -> dict[str, float]:
+    """Return how well a method tells present queries from absent ones, of all and of the upright ones, with intervals."""
+    present, score = own.present.to_numpy(bool), own.score.to_numpy(float)
+    answered = np.isfinite(score)
+    out = {"present_answered": float(answered[present].mean()), "absent_answered": float(answered[~present].mean())}
+    for suffix, cases in (("", np.arange(len(own))), ("_upright", np.flatnonzero(own.upright))):
+        for name, judge in (("auroc", auroc), ("absent_accepted", false_accept_rate)):
+
+            def value(chosen: Cases, judge: Judge = judge, cases: Cases = cases) -> float:
+                of, there = score[cases[chosen]], present[cases[chosen]]
+                return judge(of[there], of[~there])
+
+            out[name + suffix] = value(np.arange(len(cases)))
+            out |= bounds(name + suffix, len(cases), value)
     return out
 
 
@@ -212,7 +236,7 @@ def main() -> None:
     write_result("places_looks", accuracy_by(rows, "look"), args.out)
     if "ours" in chosen:
         own = rows[rows.method == NAMES["ours"]]
-        answers = own.score.to_numpy(float), (own.present & own.right_1).to_numpy(bool)
+        answers = own.score.clip(lower=0).to_numpy(float), (own.present & own.right_1).to_numpy(bool)
         write_result("reliability_places", reliability_table({"all queries": answers}), args.out)
     if {"ours", "ncc"} <= set(chosen):
         runs = 2 if args.quick else SPEED_RUNS

@@ -111,7 +111,7 @@ def draw_factors(tables: Tables) -> Figure:
 def draw_times(tables: Tables) -> Figure:
     """Draw our time over that of what people use today, a point for each case."""
     real, crops, boards, queries, scenes = tables
-    ours = real[real["method"] == "fiducial detect"]
+    ours = real[(real["method"] == "fiducial detect") & real["time_ratio"].notna()]
     points = [(f"detect, {row.kind}, over LoG", row.time_ratio) for row in ours.itertuples()]
     points += [(f"detect, {row.kind}, 512 px, over blob_log", row.ratio) for row in crops.itertuples()]
     inspected = boards[boards["method"] == "fiducial inspect"]

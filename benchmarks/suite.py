@@ -33,7 +33,8 @@ class Script:
         name: of its file, or of what it measures.
         file: where that is another name.
         shared: which of the shared options it takes.
-        words: what else it is told. quick: what it is told instead with --quick; None if it has no small version.
+        words: what else it is told: how the docs' tables are measured.
+        quick: what it is told instead with --quick; None if it has no small version.
         asked: run only where --only names it.
     """
 
@@ -51,10 +52,10 @@ class Script:
 
 
 SCRIPTS = (
-    Script("blobs_real"),
+    Script("blobs_real", words=("--every", "2")),
     Script("blobs_crowds"),
     Script("blobs_negatives"),
-    Script("blobs_repeatability"),
+    Script("blobs_repeatability", words=("--views", "1")),
     Script("defects_deeppcb"),
     Script("defects_good_boards"),
     Script("places_sem"),
@@ -64,9 +65,12 @@ SCRIPTS = (
     Script("giants", shared=("out",), quick=("--side", "2000", "--formats", "tif")),
     Script("giants_tiles", file="giants", shared=("data", "out"), words=("--tiles",), quick=None),
     Script("speed", shared=("out",), quick=None),
-    Script("defects_ablation"),
-    Script("keypoints_ablation", words=("--start", "runs/keypoints_slim/features/weights.safetensors")),
-    Script("blobs_ablation", asked=True),
+    Script("defects_ablation", words=("--steps", "200", "--every", "10")),
+    Script(
+        "keypoints_ablation",
+        words=("--start", "runs/keypoints_slim/features/weights.safetensors", "--steps", "60", "--every", "4"),
+    ),
+    Script("blobs_ablation", words=("--steps", "300", "--every", "6"), asked=True),
 )
 
 

@@ -26,6 +26,14 @@ DOCS = (
     CARDS / "keypoints_slim.md",
     CARDS / "places_slim.md",
 )
+NEWER = {  # columns that files measured before they came have not
+    "absent_accepted_upright",
+    "auroc_upright",
+    "present_answered",
+    "absent_answered",
+    "crops",
+    "ratio_largest",
+}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -52,7 +60,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     for c in scores:
         low, high = (table[f"{c}_{end}"] for end in ("low", "high"))
         rows = zip(table[c], low, high, strict=True)
-        out[c] = [words(v) + ("" if pd.isna(a) else f" ({number(a, 2)}–{number(b, 2)})") for v, a, b in rows]
+        out[c] = [words(v) + ("" if pd.isna([v, a]).any() else f" ({number(a, 2)}–{number(b, 2)})") for v, a, b in rows]
     return out
 
 
@@ -62,8 +70,9 @@ def words(value: object) -> str:
 
 
 def chosen(table: pd.DataFrame, columns: dict[str, str], first: tuple[str, ...]) -> pd.DataFrame:
-    """Return some columns under other names, behind those of `first`."""
-    return table[[*first, *columns]].rename(columns=columns)
+    """Return some columns under other names, behind those of `first`; NEWER ones only where the file has them."""
+    there = [c for c in columns if c in table or c not in NEWER]
+    return table[[*first, *there]].rename(columns=columns)
 
 
 def deeppcb(table: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +106,11 @@ def places(table: pd.DataFrame) -> pd.DataFrame:
         "turned_k1": "any angle, K = 1",
         "turned_k5": "any angle, K = 5",
         "absent_accepted": "absent accepted",
+        "absent_accepted_upright": "absent accepted, upright",
         "auroc": "AUROC",
+        "auroc_upright": "AUROC, upright",
+        "present_answered": "present, any answer",
+        "absent_answered": "absent, any answer",
         "corner_error": "corner error / side",
         "calibration_error": "calibration error",
         "seconds": "s / query",
@@ -186,7 +199,13 @@ def registration(table: pd.DataFrame) -> pd.DataFrame:
 
 def blobs_speed(table: pd.DataFrame) -> pd.DataFrame:
     """Render the times on crops of 512 × 512 px."""
-    columns = {"fiducial_seconds": "fiducial detect / s", "blob_log_seconds": "blob_log / s", "ratio": "time ratio"}
+    columns = {
+        "crops": "crops",
+        "fiducial_seconds": "fiducial detect / s",
+        "blob_log_seconds": "blob_log / s",
+        "ratio": "time ratio",
+        "ratio_largest": "largest time ratio",
+    }
     return chosen(table, columns, ("kind",))
 
 

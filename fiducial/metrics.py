@@ -202,11 +202,24 @@ def corner_error(found_yx: Float64[np.ndarray, "4 2"], true_yx: Float64[np.ndarr
     return float(np.linalg.norm(found_yx - true_yx, axis=1).mean() / side)
 
 
-def false_accept_rate(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"], accept: float = 0.95) -> float:
-    """Return the share of absent cases that score as high as the best `accept` of the present ones; NaN without either."""
-    if not len(present) or not len(absent):
+def score_reached(present: Float64[np.ndarray, " n"], share: float = 0.95) -> float:
+    """Return the score that the best `share` of cases reach; -inf where it falls on cases without an answer; NaN of none.
+
+    A case without an answer scores -inf.
+    """
+    if not len(present):
         return float("nan")
-    return float((absent >= np.quantile(present, 1 - accept)).mean())
+    below = float(np.quantile(present, 1 - share, method="lower"))
+    return float(np.quantile(present, 1 - share)) if np.isfinite(below) else below
+
+
+def false_accept_rate(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"], accept: float = 0.95) -> float:
+    """Return the share of absent cases that score as high as the best `accept` of the present ones.
+
+    NaN without either, and where not so many of the present ones have an answer: a case without one scores -inf.
+    """
+    least = score_reached(present, accept)
+    return float((absent >= least).mean()) if len(absent) and np.isfinite(least) else float("nan")
 
 
 def auroc(present: Float64[np.ndarray, " n"], absent: Float64[np.ndarray, " m"]) -> float:

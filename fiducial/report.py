@@ -161,7 +161,8 @@ def _command(run: Run) -> Markup:
     if not run.command:
         return pages.note("The command is not recorded: there is no run.json.")
     words, more = run.command[:COMMAND_WORDS], len(run.command) - COMMAND_WORDS
-    return pages.code(shlex.join(words) + (f" … and {more} more words" if more > 0 else ""), "Command, in the folder where the run began")
+    told = shlex.join(words) + (f" … and {more} more words" if more > 0 else "")
+    return pages.code(told, "Command, in the folder where the run began")
 
 
 def _made(run: Run, makings: list[Making]) -> list[tuple[str, object]]:

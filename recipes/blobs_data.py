@@ -1,14 +1,17 @@
 """What the recipes and benchmarks of `detect` learn from, calibrate on and measure on: splits by cluster.
 
-Images of dsb2018 that look alike (size, color, brightness) form a cluster and go to one split together, so that near
-duplicates never stand on both sides; emps is split by the hash of the file name, its images come from different papers.
+Images of dsb2018 that look alike (size, color, brightness) form a cluster and go to one split together. Clusters touch: an
+image may look as much like one of another cluster (benchmarks/blobs_real.py tells those apart that have none such trained on).
+emps is split by the hash of the file name, its images come from different papers.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int32
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from fiducial.blobs.samples import Pool
@@ -55,10 +58,15 @@ def without_slivers(image: CrowdImage) -> CrowdImage:
     return CrowdImage(image.name, image.pixels, kept)
 
 
+def clusters(nuclei: Sequence[CrowdImage]) -> Int32[np.ndarray, " n"]:
+    """Return the number of each image's cluster."""
+    return fcluster(linkage(np.stack([look(image) for image in nuclei]), "average"), ALIKE, "distance")
+
+
 def split(data: Path) -> Split:
     """Read dsb2018 and emps, and split them."""
     nuclei = tuple(without_slivers(image) for image in read_crowds(data / "dsb2018"))
-    cluster = fcluster(linkage(np.stack([look(image) for image in nuclei]), "average"), ALIKE, "distance")
+    cluster = clusters(nuclei)
     groups: dict[Kind, list[tuple[CrowdImage, ...]]] = {"fluorescence": [], "stained": []}
     calibrated: dict[Kind, list[CrowdImage]] = {"fluorescence": [], "stained": [], "particles": []}
     validated: dict[Kind, list[CrowdImage]] = {"fluorescence": [], "stained": [], "particles": []}

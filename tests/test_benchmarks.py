@@ -11,19 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from skimage import data as photographs
 
 from fiducial import metrics
-from fiducial.crowds import Crowd
+from fiducial.blobs.samples import Pool
+from fiducial.crowds import NOTHING, Crowd
+from fiducial.datasets import CrowdImage
 from fiducial.evaluate.blobs import Findings
 from fiducial.metrics import Counts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import blobs_ablation
 import blobs_baselines
+import blobs_real
 import defects_deeppcb
+import keypoints_reference
 import keypoints_registration
 import options
 import page
+import places_baselines
 import places_sem
 import plots
 import result_files
@@ -61,6 +68,29 @@ def test_images_are_resampled_whole_so_that_alike_blobs_of_one_image_do_not_narr
     hits = np.array([100, 0, 100, 0, 100, 0])  # of 100 blobs each
     low, high = metrics.bootstrap_interval(6, lambda i: float(hits[i].sum() / (100 * len(i))))
     assert high - low > 0.6
+
+
+def found_or_not(*hits: bool) -> list[blobs_baselines.Judged]:
+    """Return images of one blob each."""
+    blob, far = Crowd(np.zeros((1, 2)), np.eye(2)[None]), {True: np.zeros((1, 2)), False: np.full((1, 2), 99.0)}
+    return [blobs_baselines.judge(blob, Findings(far[hit], np.ones(1), np.ones(1), None, 1.0)) for hit in hits]
+
+
+def test_images_of_one_cluster_are_resampled_together() -> None:
+    judged = found_or_not(*[True] * 9, *[False] * 9)
+    alone, together = (blobs_baselines.crowd_bounds(judged, cluster) for cluster in (None, [4] * 9 + [2] * 9))
+    assert alone["f1_high"] - alone["f1_low"] < 0.6
+    assert (together["f1_low"], together["f1_high"]) == (0, 1)
+    assert np.isnan(blobs_baselines.crowd_bounds(judged, [1] * 18)["f1_low"])
+
+
+def test_images_that_none_alike_was_trained_on_have_a_row_of_their_own() -> None:
+    image = CrowdImage("a", np.zeros((4, 4), np.uint8), NOTHING)
+    kind = blobs_real.Kind("nuclei", [image] * 4, range(4), [True, False, True, False])
+    rows = pd.DataFrame(blobs_real.rows_of("ours", "none", kind, found_or_not(True, False, True, True)))
+    assert rows[["kind", "images", "f1"]].to_numpy().tolist() == [["nuclei", 4, 0.75], ["nuclei, none alike trained on", 2, 1]]
+    kind = blobs_real.Kind("nuclei", [image] * 2, range(2), [True, True])
+    assert len(blobs_real.rows_of("ours", "none", kind, found_or_not(True, False))) == 1
 
 
 def test_one_case_or_a_score_mostly_undefined_has_no_interval_and_one_seed_gives_one_answer() -> None:
@@ -120,6 +150,46 @@ def test_the_plain_script_keeps_what_is_large_enough_and_is_not_judged_by_classe
     assert bare[["deeppcb_f", "deeppcb_map_high", "calibration_error"]].isna().all()
 
 
+def test_refusals_are_judged_over_all_and_over_upright_queries() -> None:
+    rows = pd.DataFrame({"present": [True, True, False] * 20, "upright": [True] * 30 + [False] * 30})
+    rows["score"] = np.where(rows.upright, np.where(rows.present, 0.9, 0.1), np.where(rows.present, -np.inf, 0.5))
+    found = places_sem.refusals(rows)
+    assert (found["auroc_upright"], found["absent_accepted_upright"], found["absent_accepted_upright_high"]) == (1, 0, 0)
+    assert found["auroc"] == 0.5
+    assert np.isnan([found["absent_accepted"], found["absent_accepted_low"]]).all()
+    assert (found["present_answered"], found["absent_answered"]) == (0.5, 1)
+
+
+def test_a_negative_is_found_by_correlation_and_a_small_source_by_sift() -> None:
+    picture = np.asarray(photographs.gravel())
+    query, truth = picture[120:200, 100:180], np.array([[119.5, 99.5], [119.5, 179.5], [199.5, 179.5], [199.5, 99.5]])
+    small = picture.reshape(128, 4, 128, 4).mean(axis=(1, 3)).astype(np.uint8)  # of which SIFT finds nothing as it is
+    negative = places_baselines.correlate_over_scales(255 - query, picture)
+    turned = places_baselines.sift_ransac(np.rot90(query).copy(), small)
+    for found, where in ((negative, truth), (turned, (truth + 0.5) / 4 - 0.5)):
+        assert metrics.quad_iou(found.corners_yx[0], where) > 0.9
+
+
+def test_the_halves_of_a_part_tell_how_exact_its_shift_is(rng: np.random.Generator) -> None:
+    scene = np.asarray(photographs.gravel())
+    found = keypoints_reference.best_shifts(scene[40:360, 40:380], 255 - scene[44:364, 34:374])
+    np.testing.assert_array_equal(found, [[-4, 6]] * 3)
+    shifts = np.array([[[0, 2], [0, 2], [0, 4]], [[0, 6], [0, 6], [8, 6]], [[16, 0], [0, 0], [0, 0]]])
+    row = keypoints_reference.summarize("some", shifts)
+    assert (row["at_end"], row["median_length_px"], row["halves_apart_px"], row["halves_over_5_px"]) == (1, 4, 5, 0.5)
+    assert (row["agreeing"], row["agreeing_length_px"], row["agreeing_over_5_px"]) == (1, 2, 0)
+
+
+def test_parameters_beyond_what_the_loss_reaches_do_not_count(tmp_path: Path) -> None:
+    drawn, configs = Pool((), ()), (blobs_ablation.PLAIN, blobs_ablation.FULL)
+    small, whole = (blobs_ablation.million_parameters(config, drawn, contrast=False) for config in configs)
+    assert (small, whole) == pytest.approx((0.2, 3.1), abs=0.1)
+    (tmp_path / "t.csv").write_text("configuration,million_parameters,f1,commit\na,2.9,0.1235,0012345\nb,3.0,0.5,0012345\n")
+    blobs_ablation.recount(tmp_path / "t.csv", {"a": 0.25, "b": 3.125})
+    expected = "configuration,million_parameters,f1,commit\na,0.25,0.1235,0012345\nb,3.125,0.5,0012345\n"
+    assert (tmp_path / "t.csv").read_text() == expected
+
+
 # Reliability
 
 
@@ -166,6 +236,7 @@ def test_an_interval_is_shown_where_the_file_has_it_and_nothing_changes_where_no
     shown = tables.with_intervals(table.assign(f1_low=[0.412, np.nan], f1_high=[0.587, np.nan]))
     assert list(shown.columns) == ["method", "f1", "images"]
     assert shown["f1"].tolist() == ["0.500 (0.41–0.59)", "0.250"]
+    assert tables.with_intervals(table.assign(f1=np.nan, f1_low=0.4, f1_high=0.6))["f1"].tolist() == ["", ""]
 
 
 def test_rows_measured_anew_replace_theirs_and_tell_their_own_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +378,12 @@ def test_every_script_takes_the_shared_options_that_the_suite_gives_it(
         said = capsys.readouterr().out
         wanted = {f"--{name}" for name in one.shared} | {w for w in (*one.words, *(one.quick or ())) if w.startswith("--")}
         assert wanted <= set(re.findall(r"--[a-z-]+", said)), one.name
+
+
+def test_the_suite_measures_as_the_docs_tables_were() -> None:
+    words = {one.name: dict(zip(one.words[::2], one.words[1::2], strict=True)) for one in suite.SCRIPTS if len(one.words) > 1}
+    for name in ("defects_ablation", "keypoints_ablation", "blobs_ablation"):
+        assert set(tables.read(name)["steps"].astype(str)) == {words[name]["--steps"]}, name
 
 
 def test_every_script_of_the_folder_is_run_or_asked_for() -> None:

@@ -58,7 +58,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_measured_on_its_blobs_and_on_its_background(tmp_path: Path, data: Path) -> None:
-    assert run("evaluate", "blobs", "--data", data, "-o", tmp_path / "scores.csv")[0] == 0
+    status, text, _ = run("evaluate", "blobs", "--data", data, "-o", tmp_path / "scores.csv")
+    assert status == 0
+    assert re.search(r"┃ score +┃ data +┃ background of data ┃", text)
     known, bare = pd.read_csv(tmp_path / "scores.csv").to_dict("records")
     assert (known["data"], known["images"]) == ("data", 2)
     assert known["megapixels"] == pytest.approx(2 * 256 * 320 / 1e6)

@@ -87,6 +87,15 @@ def test_scores_of_a_perfect_and_of_a_blind_method() -> None:
     assert (blind["upright_k1"], blind["auroc"]) == (0, 0.5)
 
 
+def test_no_answer_is_no_score_and_states_no_probability() -> None:
+    nothing = Candidates(np.zeros((0, 4, 2)), np.zeros(0))
+    rows = pd.DataFrame([measure(case, nothing, 0.1) for case in draw_cases(pictures(), 12, seed=0)])
+    assert (rows.score == -np.inf).all()
+    scores = summarize_places(rows)
+    assert (scores["upright_k1"], scores["auroc"], scores["calibration_error"]) == (0, 0.5, 0)
+    assert np.isnan([scores["absent_accepted"], scores["corner_error"]]).all()
+
+
 def test_calibration_on_the_last_images_and_evaluation_of_a_folder(tmp_path: Path) -> None:
     locator = PlaceLocator(FTFY(TINY), None, torch.device("cpu"), bf16=False)
     found = fit_places(locator, pictures(), 8)

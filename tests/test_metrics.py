@@ -91,6 +91,17 @@ def test_false_accepts_are_counted_where_95_of_100_present_ones_are_accepted() -
     assert metrics.auroc(np.array([0.9, 0.4]), np.array([0.4, 0.1])) == pytest.approx(3.5 / 4)
 
 
+def test_a_method_that_answers_too_few_present_cases_has_no_rate_of_false_accepts() -> None:
+    absent = np.array([-np.inf, -np.inf, 0.2])
+    few, enough = (np.concatenate([np.full(n, -np.inf), np.linspace(0.1, 1, 100 - n)]) for n in (6, 4))
+    assert np.isnan(metrics.false_accept_rate(few, absent))
+    assert metrics.score_reached(few) == -np.inf
+    assert metrics.false_accept_rate(enough, absent) == pytest.approx(1 / 3)
+    assert 0.1 <= metrics.score_reached(enough) < 0.2
+    assert np.isnan(metrics.false_accept_rate(np.full(9, -np.inf), absent))
+    assert metrics.auroc(few, absent) == pytest.approx((94 * 2 + 6) / 300 + (few > 0.2).mean() / 3)
+
+
 def test_quad_iou_of_nearly_equal_quadrilaterals_is_nearly_one(rng: np.random.Generator) -> None:
     for _ in range(300):
         angle, side = rng.uniform(0, 2 * np.pi), rng.uniform(5, 500)
@@ -102,6 +113,7 @@ def test_quad_iou_of_nearly_equal_quadrilaterals_is_nearly_one(rng: np.random.Ge
 def test_scores_without_cases_are_nan() -> None:
     assert np.isnan(metrics.auroc(np.zeros(0), np.ones(2)))
     assert np.isnan(metrics.false_accept_rate(np.ones(2), np.zeros(0)))
+    assert np.isnan(metrics.false_accept_rate(np.zeros(0), np.ones(2)))
 
 
 def test_repeatability_is_the_mean_of_both_views_and_nan_without_points() -> None:

@@ -83,6 +83,7 @@ READERS = {
     "locate": places_from_json,
     "register": registration_from_json,
 }
+RECORDS = ("blobs", "defects", "places", "registration")
 
 every_verb = pytest.mark.parametrize("name", list(VERBS))
 
@@ -114,16 +115,14 @@ def test_an_answer_has_its_word_and_its_status_and_nothing_of_another_stays_besi
         assert run(tmp_path, name, image) == (status, "")
         assert said(tmp_path) == {"view": word}
         folder = tmp_path / "out" / "view"
-        (record,) = [
-            READERS[name](p) for p in folder.glob("*.json") if p.stem in ("blobs", "defects", "places", "registration")
-        ]
+        (record,) = [READERS[name](p) for p in folder.glob("*.json") if p.stem in RECORDS]
         assert record.answer == word
         assert repr(record).startswith(f"{type(record).__name__}(answer={word!r}, ")
         assert len(repr(record)) < 2000
-        again = READERS[name](next(str(p) for p in folder.glob("*.json") if p.stem in ("blobs", "defects", "places", "registration")))
+        again = READERS[name](next(str(p) for p in folder.glob("*.json") if p.stem in RECORDS))
         assert (record == again, hash(record) == hash(again)) == (True, True)
         assert record != replace(record, provenance=replace(record.provenance, version="0"))
-        with pytest.raises(InputError, match=r"expected the .*, of \(\d+, \d+\) px, or a copy of that shape, got array of \(7, 90\)"):
+        with pytest.raises(InputError, match=r"of \(\d+, \d+\) px, or a copy of that shape, got array of \(7, 90\)"):
             record.plot(np.zeros((7, 90), np.uint8))
         tell_the_answer(folder, word, getattr(record, "reason", None))
         assert record.plot(image if verb.other is None or verb.named else tmp_path / "other.png").mode == "RGB"

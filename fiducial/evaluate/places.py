@@ -178,10 +178,13 @@ def locator_method(locator: PlaceLocator) -> Method:
 
 
 def measure(case: PlaceCase, found: Candidates, seconds: float) -> dict[str, object]:
-    """Return one row: whether the first and the first five places are right, the first one's score and corner error."""
+    """Return one row: whether the first and the first five places are right, the first one's score and corner error.
+
+    Without any place the score is -inf.
+    """
     row: dict[str, object] = {
         "name": case.name, "factor": case.factor, "look": case.look, "upright": case.angle_deg == 0,
-        "present": case.query_to_source is not None, "score": float(found.score[0]) if len(found.score) else 0.0,
+        "present": case.query_to_source is not None, "score": float(found.score[0]) if len(found.score) else -np.inf,
         "right_1": False, "right_5": False, "corner_error": np.nan, "seconds": seconds,
     }  # fmt: skip
     if case.query_to_source is not None and len(found.score):
@@ -196,7 +199,7 @@ def summarize_places(rows: pd.DataFrame) -> dict[str, float]:
     """Return the scores of a method over its cases; `score` must be a probability for the calibration error to mean much."""
     present, absent = rows[rows.present], rows[~rows.present]
     straight, turned = present[present.upright], present[~present.upright]
-    accepted = present[present.right_1 & (present.score >= present.score.quantile(0.05))]
+    accepted = present[present.right_1 & (present.score >= metrics.score_reached(present.score.to_numpy(float)))]
     return {
         "upright_k1": _mean(straight.right_1), "upright_k5": _mean(straight.right_5),
         "turned_k1": _mean(turned.right_1), "turned_k5": _mean(turned.right_5),

@@ -279,7 +279,7 @@ def _length(record: Registration, px: float) -> str:
 
 
 def placement(record: Registration) -> dict[str, float]:
-    """Return scale, angle (from x towards y) and shift of the transform where it takes the center of the moving image, if any."""
+    """Return scale, angle (from x towards y) and shift of the transform at the moving image's center; nothing without one."""
     if record.moving_to_fixed is None:
         return {}
     center = np.array([image_center_yx(record.moving_size)])
