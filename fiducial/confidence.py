@@ -1,8 +1,10 @@
-"""Turn raw scores into probabilities, and a budget of false alarms into a threshold."""
+"""Turn raw scores into probabilities, and a budget of false alarms into a threshold; say in words how much each is."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_DOWN, Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ KEEP_ALARMS = 2000  # probabilities of false alarms that a file of weights holds
 _Z95 = 1.959964  # of the normal distribution
 _LEAST_ODDS = 1e-12  # against an answer: none is beyond doubt
 _LEAST_VARIANCE = 0.1  # of the number of blobs where any are seen: no probability is right to the last digit
+_MOST_DIGITS = 6  # of a probability in words
+_TOO_LONG = 1e15  # a number from which on an exponent is easier to read
 
 
 @dataclass(frozen=True)
@@ -237,14 +241,14 @@ def threshold_for_budget(calibration: AnyCalibration, budget: float, unit: tuple
     `unit` names one negative, and several: "good image", "good images".
 
     Raises:
-        InputError: the budget is not above 0, above 1 where a negative can be taken for a positive only once, smaller or larger
-            than the calibration can tell, or the calibration knows of no negatives.
+        InputError: the budget is no number above 0, above 1 where a negative can be taken for a positive only once, smaller or
+            larger than the calibration can tell, or the calibration knows of no negatives.
     """
     one, many = unit
     most = 1.0 if isinstance(calibration, EvidenceCalibration) else np.inf
-    if not (0 < budget < np.inf and budget <= most):
+    if not (isinstance(budget, Real) and 0 < budget < np.inf and budget <= most):
         bound = "above 0" if most > 1 else "above 0 and at most 1"
-        raise InputError(f"false alarms per {one} must be {bound}, got {budget:g}")
+        raise InputError(f"false alarms per {one} must be {bound}, got {budget!r}")
     if not calibration.units:
         raise InputError(
             f"these weights were calibrated on no {many}, which a budget of false alarms is judged by: ask for a least "
@@ -252,16 +256,36 @@ def threshold_for_budget(calibration: AnyCalibration, budget: float, unit: tuple
         )
     allowed = int(np.floor(budget * calibration.units + 1e-9))
     if allowed < 1:
+        needed = float(np.ceil(1 / budget - 1e-9))
         raise InputError(
-            f"a budget of {budget:g} false alarms per {one} needs at least {1 / budget:.3g} {many} to be judged by, "
-            f"the calibration has {calibration.units:.3g}: calibrate on more, or ask for more"
+            f"a budget of {budget:g} false alarms per {one} needs at least {written(needed)} {many} to be judged by, "
+            f"the calibration has {written(calibration.units, 4)}: calibrate on more, or ask for more"
         )
     if allowed < len(calibration.alarms):
         return calibration.alarms[allowed]
     if len(calibration.alarms) == KEEP_ALARMS < calibration.units * most:
         told = KEEP_ALARMS / calibration.units
-        raise InputError(f"the calibration tells at most {told:.3g} false alarms per {one}, got {budget:g}: ask for less")
+        raise InputError(
+            f"the calibration tells at most {written(told)} false alarms per {one}, got {written(budget, 6)}: ask for less"
+        )
     return 0.0
+
+
+def below(probability: float, least: float) -> str:
+    """Return a probability under the least that is asked for, in so many digits that it reads as less: never rounded up."""
+    exact, asked = Decimal(str(probability)), Decimal(str(least))
+    for digits in range(2, 1 + _MOST_DIGITS):
+        step = Decimal(1).scaleb(-digits)
+        cut = exact.quantize(step, ROUND_DOWN)
+        if cut != asked.quantize(step, ROUND_DOWN) or cut == exact:
+            break
+    return str(cut)
+
+
+def written(value: float, digits: int = 3, decimals: int = 0) -> str:
+    """Return a number in so many digits, in more where its units and so many decimals need them: 1100, not 1.1e+03."""
+    whole = len(f"{abs(value):.0f}") if abs(value) < _TOO_LONG else 0
+    return f"{value:.{max(digits, whole + decimals)}g}"
 
 
 def read_calibration(kind: type[AnyCalibration], stated: Mapping[str, Any]) -> AnyCalibration:

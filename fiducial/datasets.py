@@ -25,7 +25,7 @@ from fiducial.images.limits import decoding, first_bytes
 from fiducial.records import Image, InputError
 from fiducial.regions import label_regions
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff")  # what keeps numbers as they are
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".btf", ".tf8", ".tf2")  # what keeps numbers as they are
 IMAGE_SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", ".zarr")
 DEEPPCB_CLASSES = ("open", "short", "mousebite", "spur", "copper", "pinhole")
 

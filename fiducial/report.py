@@ -206,7 +206,7 @@ def _summary(run: Run, anchor: str, most: int) -> Markup:
     at = {entry.name: f"{anchor}-{i}" for i, entry in enumerate(run.inputs[:most], start=1)}
     table["name"] = [pages.link(at[name], name) if name in at else name for name in table["name"]]
     count = f"the first {most} of {len(run.summary):,} rows" if len(run.summary) > most else ""
-    return pages.table(table, f"summary.csv{', ' * bool(count)}{count}")
+    return pages.table(_with_map_words(table), f"summary.csv{', ' * bool(count)}{count}")
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
@@ -301,10 +301,14 @@ def _table(run: Run, entry: Input) -> Markup:
         return pages.note(str(error))
     if head.empty:
         return pages.note(f"{name} lists nothing.")
-    for column in (c for c in head.select_dtypes("float") if str(c).endswith(("map_x", "map_y"))):
-        head[column] = _map_words(head[column])
     counted = f"the first {len(head)} of {rows:,} rows" if rows > len(head) else _counted(str(rows), "row")
-    return pages.table(head, f"{name}, {counted}", digits=5)
+    return pages.table(_with_map_words(head), f"{name}, {counted}", digits=5)
+
+
+def _with_map_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its map coordinates as `_map_words` writes them."""
+    on_map = [str(c) for c in table.select_dtypes("float") if str(c).endswith(("map_x", "map_y"))]
+    return table.assign(**{column: _map_words(table[column]) for column in on_map})
 
 
 def _map_words(column: pd.Series) -> pd.Series:

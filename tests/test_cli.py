@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,10 @@ from PIL import Image as PillowImage
 from test_api import board, damaged
 from typed import run
 
-from fiducial import weights
+from fiducial import api, weights
 from fiducial.cli.parts import Errors, print_table
+from fiducial.images import from_array
+from fiducial.records import InputError
 
 FILES = {"defects.csv", "defects.json", "defects.coco.json", "mask.tif", "overlay.png"}
 
@@ -76,9 +79,9 @@ def test_a_folder_of_templates_serves_a_sample_of_any_suffix(boards: Path) -> No
     cv2.imwrite(str(boards / "goods" / "fine.tif"), board())
     words = ["-t", boards / "goods", "-o", boards / "out"]
     assert run("inspect", boards / "in" / "fine.png", *words)[0] == 0
-    status, _, error = run("inspect", "--samples", boards / "in", *words)
-    assert status == 2
-    assert "bad board.png, found none" in error
+    status, said, _ = run("inspect", "--samples", boards / "in", *words)
+    assert status == 1
+    assert "bad board.png: No such file" in " ".join(said.split())
     cv2.imwrite(str(boards / "goods" / "bad board.tif"), board())
     assert run("inspect", "--samples", boards / "in", *words)[0] == 0
     assert pd.read_csv(boards / "out" / "summary.csv")["answer"].tolist() == ["bad", "good"]
@@ -218,6 +221,126 @@ def test_json_has_every_digit_and_null_for_what_is_undefined(capsys: pytest.Capt
         first, second = json.loads(capsys.readouterr().out)
         assert first == {"name": "a", "y_m": 9.815305177074821e-08, "n": 3}
         assert second["y_m"] is None
+
+
+def summary(name: str, **more: object) -> pd.DataFrame:
+    """Return the summary of one place on a map, as `locate` has it."""
+    row = {
+        "name": name, "query": "q.tif", "answer": "found", "source": "maps/geo.tif", "probability": 1.0, "y_px": 12100.3123,
+        "x_px": 144.4983, "scale": 0.5, "angle_deg": 90.0006, "map_x": 404570.1234567, "map_y": 5399750.00098, "why": "",
+    }  # fmt: skip
+    return pd.DataFrame([row | more], dtype=object)
+
+
+def test_a_table_writes_coordinates_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table(summary("a", tie_points=123456, correction_y=8.17e-06), Path("out"), as_json=False)
+    shown = capsys.readouterr().out.splitlines()[4].replace("│", " ").split()
+    assert shown == [
+        "a", "found", "geo.tif", "1", "12100.3", "144.5", "0.5", "90", "404570.1235", "5399750.001", "123456", "8.17e-06",
+    ]  # fmt: skip
+    print_table(summary("a", map_x=11.0014499812, map_y=-47.99875), Path("out"), as_json=False)
+    assert "│ 11.00144998 │ -47.99875 │" in capsys.readouterr().out
+    print_table(pd.concat([summary("a"), summary("b", source=None)]), Path("out"), as_json=False)
+    assert re.search(r"│ b +│ found +│ +│ 1 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+@pytest.mark.parametrize(
+    "name", ["view", "ten_letter", "not_quite_half_of_sixty", "a_view_of_one_name_that_is_longer_than_a_half"]
+)
+def test_a_table_wider_than_the_terminal_goes_on_below_and_cuts_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = summary(name, correction_y=-0.81831, correction_x=1.2, median_radius_px=22.6123)
+    print_table(table, Path("out"), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines if line[0] in "┃│"]
+    heads = [line for line in cells if line[0] == "name"]
+    assert [head for line in heads for head in line[1:]] == [c for c in table.columns if c not in ("name", "query", "why")]
+    numbers = {"1", "12100.3", "144.5", "0.5", "90", "404570.1235", "5399750.001", "-0.8183", "1.2", "22.61"}
+    assert numbers <= {cell for line in cells for cell in line}
+    assert "".join(line[0] for line in cells if line[0] != "name") == name * len(heads)
+    assert len(cells) == 2 * len(heads) or len(name) > width / 2 - 4
+    assert any({"y_px", "x_px"} <= set(line) for line in heads)
+    assert any({"map_x", "map_y"} <= set(line) for line in heads) or width == 40
+
+
+def test_scores_stand_beside_their_names_under_what_they_were_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"data": "images [old]", "f1": 0.91234, "blobs": 3}, {"data": "why", "f1": np.nan, "blobs": 0}]
+    for table, heads in (
+        (pd.DataFrame(rows), ["score", "images [old]", "why"]),
+        (pd.DataFrame(rows[:1])[["f1"]], ["score", "value"]),
+    ):
+        print_table(table, Path("scores.csv"), as_json=False, upright=True)
+        cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in capsys.readouterr().out.splitlines()]
+        assert cells[2] == heads
+        assert cells[4] == ["f1", "0.9123", ""][: len(heads)]
+
+
+@pytest.mark.parametrize(
+    ("text", "scale"),
+    [("0.25", 0.25), ("1e-2", 0.01), ("0.1-0.5", (0.1, 0.5)), (" .5 – 2", (0.5, 2.0)), ("1-1", (1.0, 1.0))],
+)
+def test_a_scale_may_be_typed_as_a_range(text: str, scale: object) -> None:
+    assert api.parse_scale(text) == scale
+
+
+@pytest.mark.parametrize("text", ["0,5", "0.1-", "a-b", "0.1-0.2-0.3", "", "1:2"])
+def test_a_scale_that_is_none_is_told_how_it_is_written(text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"above 0, or the least and the largest of a range: --scale 0.1-0.5, in Python \(0.1, 0.5\)"
+    ):
+        api.parse_scale(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("3 micron", 3.0, "µm"), ("3.5microns", 3.5, "µm"), ("2 Micrometres", 2.0, "µm"), ("2e3nm", 2000.0, "nm"),
+        ("0.5 inches", 0.5, "in"), ("4 \u03bcm", 4.0, "µm"), ("12", 12.0, "px"), ("12. px", 12.0, "px"), (".5 mm", 0.5, "mm"),
+    ],
+)  # fmt: skip
+def test_a_diameter_has_its_unit_as_files_spell_it(text: str, value: float, unit: str) -> None:
+    assert api.parse_diameter(text) == (value, unit)
+
+
+@pytest.mark.parametrize("text", ["3 kg", "um", "-3", "0", "nan", "1e999", "3 4"])
+def test_a_diameter_that_is_none_is_refused_and_decimals_need_a_point(text: str) -> None:
+    with pytest.raises(InputError, match=r"got '.*'$"):
+        api.parse_diameter(text)
+    with pytest.raises(InputError, match=r"got '3,5um': write decimals with a point$"):
+        api.parse_diameter("3,5um")
+
+
+def test_a_diameter_out_of_range_is_told_without_an_exponent() -> None:
+    with pytest.raises(InputError, match=r"2 to 2000 px, '12345' is 12345 px$"):
+        api.diameter_px(from_array(np.eye(20)), "12345")
+
+
+def test_a_range_of_scales_is_searched_by_register_too(boards: Path) -> None:
+    words = ["register", boards / "good template.png", boards / "in" / "fine.png", "-o", boards / "out", "--turn-deg", 0]
+    assert run(*words, "--scale", "0.9-1.2")[0] == 0
+    made = json.loads((boards / "out" / "good template" / "registration.json").read_text())["provenance"]["parameters"]
+    assert (made["least_scale"], made["largest_scale"]) == pytest.approx((0.9, 1.2))
+
+
+@pytest.mark.parametrize(
+    ("family", "check"),
+    [
+        ("blobs", api.check_detection), ("places", api.check_location),
+        ("defects", api.check_inspection), ("keypoints", api.check_registration),
+    ],
+)  # fmt: skip
+def test_weights_without_probabilities_are_named_by_their_file(
+    tmp_path: Path, family: str, check: Callable[..., object]
+) -> None:
+    path, shipped = tmp_path / "run" / "weights.safetensors", weights.load(family)
+    weights.save(path, family, shipped.network, shipped.card, None)
+    with pytest.raises(InputError, match=rf"^weights {re.escape(str(path))} are not calibrated"):
+        check(path, "cpu", 0.5, None)
 
 
 def test_the_version_is_told() -> None:

@@ -1,6 +1,8 @@
 """Probabilities mean what they say, and a budget of false alarms is kept."""
 
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -8,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage import data
 
+import fiducial
 from fiducial.confidence import (
     Calibration,
     CrowdCalibration,
     EvidenceCalibration,
+    below,
     count_interval,
     evidence_to_probability,
     fit_counts,
@@ -25,6 +30,7 @@ from fiducial.confidence import (
     to_probability,
     with_alarms,
     with_negatives,
+    written,
 )
 from fiducial.metrics import calibration_error
 from fiducial.records import InputError
@@ -111,6 +117,93 @@ def test_budgets_beyond_what_a_calibration_can_tell_are_refused() -> None:
         assert threshold_for_budget(known, 199.9, unit) == full[-1]
         with pytest.raises(InputError, match="at most 200"):
             threshold_for_budget(known, 200, unit)
+
+
+def test_a_budget_too_small_is_told_what_it_needs_never_what_is_there() -> None:
+    for units, budget, line in (
+        (333, 0.003, "needs at least 334 good images to be judged by, the calibration has 333"),
+        (800, 0.001, "needs at least 1000 good images to be judged by, the calibration has 800"),
+        (1234, 0.0008, "needs at least 1250 good images to be judged by, the calibration has 1234"),
+    ):
+        with pytest.raises(InputError, match=line):
+            threshold_for_budget(Calibration(1.0, 0.0, (), units), budget, GOOD)
+    full = largest_alarms(np.linspace(0.1, 0.9, 3000))
+    with pytest.raises(InputError, match=r"at most 1250 false alarms per megapixel, got 1250000: ask for less"):
+        threshold_for_budget(crowd(full, 1.6), 1.25e6, MEGA)
+
+
+OPTIONS_THAT_ARE_NO_NUMBERS = """
+import numpy as np, fiducial
+c = np.eye(64)
+for ask in (
+    lambda: fiducial.detect(c, min_probability="0.9"),
+    lambda: fiducial.detect(c, false_alarms="1"),
+    lambda: fiducial.register(c, c, turn_deg="30"),
+    lambda: fiducial.locate(c, c, scale="0.1-0.5"),
+    lambda: fiducial.locate(c, c, scale=np.array(["0.1", "0.5"])),
+):
+    try:
+        ask()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_options_that_are_no_numbers_are_refused_in_a_line() -> None:
+    shown = subprocess.run([sys.executable, "-c", OPTIONS_THAT_ARE_NO_NUMBERS], capture_output=True, text=True, check=False)
+    assert shown.stderr == ""
+    assert shown.stdout.splitlines()[:3] == [
+        "min_probability must lie between 0 and 1, got '0.9'",
+        "false alarms per megapixel must be above 0, got '1'",
+        "turn_deg must lie between 0 and 180, got '30'",
+    ]
+    assert [line.split(" got ")[1] for line in shown.stdout.splitlines()[3:]] == [
+        "'0.1-0.5'",
+        "array(['0.1', '0.5'], dtype='<U3')",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("probability", "least", "word"),
+    [
+        (0.0955, 0.5, "0.09"), (0.4999, 0.5, "0.49"), (0.95, 0.999, "0.95"), (0.9985, 0.999, "0.998"),
+        (0.99985, 0.9999, "0.9998"), (0.29, 0.3, "0.29"), (0.9, 0.905, "0.90"), (3e-5, 1e-4, "0.0000"), (0.0, 1e-10, "0.00"),
+    ],
+)  # fmt: skip
+def test_a_probability_that_is_too_low_reads_so(probability: float, least: float, word: str) -> None:
+    assert below(probability, least) == word
+
+
+def test_answers_that_are_all_but_probable_enough_say_how_much_is_missing() -> None:
+    scene = np.asarray(data.camera())[100:300, 120:340]
+    for found in (
+        fiducial.locate(scene[40:140, 60:180], scene, scale=1.0, min_probability=1.0),
+        fiducial.register(scene, 255 - scene, turn_deg=0.0, scale=1.0, min_probability=1.0),
+    ):
+        reached = float(np.ravel(found.score)[0])
+        assert 0.995 < reached < 1
+        assert f"probability {below(reached, 1.0)}, needs 1" in found.reason
+        assert "probability 1" not in found.reason
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_probability_in_words_is_none_that_was_not_reached(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    word = below(low, high)
+    assert float(word) <= low
+    assert low - float(word) < 0.01
+    assert float(word) < float(f"{high:g}") or high - low < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (1100.4, "1100"), (909.09, "909"), (999.97, "1000"), (12.3456, "12.3"), (-40000.6, "-40001"), (0.00012345, "0.000123"),
+        (0.0, "0"), (1e-7, "1e-07"), (123456789012345.0, "123456789012345"), (1e300, "1e+300"), (math.inf, "inf"),
+    ],
+)  # fmt: skip
+def test_numbers_keep_their_units_and_need_no_exponent_for_them(value: float, word: str) -> None:
+    assert written(value) == word
 
 
 def test_a_calibration_that_knows_no_negatives_says_so() -> None:

@@ -1,5 +1,6 @@
 """Datasets in their public layouts become images and truth; what is missing is named."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -199,6 +200,12 @@ def test_names_that_begin_with_a_dot_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")  # what a Mac leaves beside each file on another's disk
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 5), np.uint8))
     assert datasets.list_images(tmp_path) == [tmp_path / "a.png"]
+
+
+def test_the_docs_name_every_suffix_that_a_folder_is_searched_for() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    searched = text.split("(a folder is searched for ")[1].split(")")[0]
+    assert sorted(re.findall(r"`(\.\w+)`", searched)) == sorted(datasets.IMAGE_SUFFIXES)
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from fiducial import inputs
+from fiducial.images import open_image
 from fiducial.records import InputError
 
 
@@ -51,6 +54,16 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
                 inputs.choose_images([Path(name) / "closed"])
         finally:
             os.seteuid(me)
+
+
+def test_a_folder_is_searched_for_large_tiffs_by_all_their_names(folder: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name in ("a.btf", "b.tf8", "c.TF2", "d.tiff"):
+        tifffile.imwrite(folder / "in" / name, pixels, bigtiff=True)
+    (folder / "in" / "e.bft").touch()
+    found = inputs.choose_images([Path("in")])
+    assert [path.name for path in found] == ["a.btf", "b.tf8", "c.TF2", "d.tiff"]
+    assert all(np.array_equal(open_image(path).read(), pixels) for path in found)
 
 
 def test_what_a_run_wrote_of_an_image_is_no_match_of_a_pattern_for_folders_in_folders(folder: Path) -> None:

@@ -136,7 +136,8 @@ def test_pixel_sizes_say_the_scale(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="larger than"):
         fiducial.locate(image, query, scale=1.0)
     tifffile.imwrite(tmp_path / "n.ome.tif", image, metadata=meta | {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"})
-    with pytest.raises(InputError, match="larger than"):  # the source is a thousand times as fine
+    wrong = r"searched \(909 to 1100\): swap them, .*; the scale follows from the pixel sizes that both files state: if they"
+    with pytest.raises(InputError, match=wrong):  # the source is a thousand times as fine
         fiducial.locate(tmp_path / "q.ome.tif", tmp_path / "n.ome.tif")
     tifffile.imwrite(tmp_path / "o.ome.tif", image, metadata=meta | {"PhysicalSizeX": 1.0})
     for scale in (None, (0.9, 1.1)):
@@ -147,14 +148,16 @@ def test_pixel_sizes_say_the_scale(tmp_path: Path) -> None:
 def test_a_stated_scale_bounds_the_answer() -> None:
     image = overview()
     query, _ = cut(image, (230.0, 300.0), 0.0)
-    for scale in (0.8, (0.5, 0.85)):
+    for scale in (0.8, [0.5, 0.85]):
         found = fiducial.locate(query, image, scale=scale)
         assert (found.scale < 0.92).all()
         assert not found.found
         assert "scales from" in found.reason
 
 
-@pytest.mark.parametrize("options", [{"scale": -1.0}, {"scale": (0.5, 0.2)}, {"most": 0}, {"min_probability": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"scale": -1.0}, {"scale": (0.5, 0.2)}, {"scale": [0.5]}, {"most": 0}, {"min_probability": 1.5}]
+)
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InputError, match="must"):
         fiducial.locate(half(overview()), overview(), **options)
@@ -174,7 +177,7 @@ def test_nothing_proposed_is_not_found_at_any_probability() -> None:
         (np.full((64, 64), np.nan), np.eye(100), "finite"),
         (np.eye(64), np.full((128, 128), 3), "constant"),
         (np.eye(64), np.eye(20), "at least 32 px"),
-        (np.eye(900), np.eye(64), "larger than"),
+        (np.eye(900), np.eye(64), r"larger than .* swap them, or state another scale \(--scale\)$"),
         (np.eye(32, 3201), np.eye(4000), "at most 100 times as long as wide"),
         (np.zeros((64, 64, 5)), np.eye(100), "channels"),
     ],
@@ -403,10 +406,11 @@ def test_exit_status_says_found_not_here_and_bad_input(folder: Path) -> None:
     status, _, line = run("locate", folder / "nothing.png", gravel, "-o", folder / "o")
     assert status == 2
     assert len(line.strip().splitlines()) == 1
-    for bad in (("--weights", "nope"), ("--min-probability", "2"), ("--device", "tpu")):
+    for bad in (("--weights", "nope"), ("--min-probability", "2"), ("--device", "tpu"), ("--scale", "0.5-0.2")):
         assert run("locate", folder / "views" / "one.png", folder / "overviews", "-o", folder / "o", *bad)[0] == 2
-    status, text, _ = run("locate", folder / "views" / "one.png", gravel, "-o", folder / "o", "--json")
+    status, text, _ = run("locate", folder / "views" / "one.png", gravel, "-o", folder / "o", "--json", "--scale", "0.4-0.6")
     assert json.loads(text)[0]["answer"] == "found"
+    assert places_from_json(folder / "o" / "one" / "places.json").scales == (0.4, 0.6)
 
 
 def test_a_place_may_hang_over_the_border() -> None:

@@ -295,7 +295,10 @@ def test_map_coordinates_in_degrees_tell_neighbors_apart(run: Path) -> None:
     degrees = {"map_x": [11.57512341, 11.57512355, np.nan], "map_y": [48.1371, 48.13710021, 48.1371]}
     far = {"corner0_map_x": [500000.25, 500000.5, 512345.0], "corner0_map_y": [1e-7, np.inf, 5e5]}
     pd.DataFrame({"y_px": [123.45678, 2, 3]} | degrees | far).to_csv(run / "plain" / "blobs.csv", index=False)
+    summary = pd.read_csv(run / "summary.csv")
+    summary.assign(map_x=[48.25000011, 48.25000022][: len(summary)]).to_csv(run / "summary.csv", index=False)
     page = page_of(run).text
+    assert "48.25000011" in page
     for words in ("11.57512341", "11.57512355", "48.13710000", "48.13710021", "500000.25", "500000.50", "512345.00", "1e-07"):
         assert words in page
     assert "123.46" in page

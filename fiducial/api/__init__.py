@@ -2,7 +2,7 @@
 
 from fiducial.api.blobs import calibrate_blobs, check_detection, detect, diameter_px, parse_diameter
 from fiducial.api.defects import calibrate, check_inspection, inspect
-from fiducial.api.loading import Source
+from fiducial.api.loading import Source, parse_scale
 from fiducial.api.places import check_location, check_search, load_locator, locate
 from fiducial.api.registration import check_model, check_registration, keypoints, load_registrar, register
 
@@ -24,5 +24,6 @@ __all__ = [
     "load_registrar",
     "locate",
     "parse_diameter",
+    "parse_scale",
     "register",
 ]

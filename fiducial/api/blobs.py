@@ -1,5 +1,6 @@
 """Detect the blobs of an image."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,12 +11,13 @@ from fiducial import weights as weight_files
 from fiducial.api.loading import METERS, Source, check_evidence, check_probability, least_probability, version_of
 from fiducial.blobs.detector import EVIDENCE, BlobDetector
 from fiducial.blobs.network import CADSN
-from fiducial.confidence import CrowdCalibration
+from fiducial.confidence import CrowdCalibration, written
 from fiducial.datasets import CrowdImage
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.blobs import fit_crowds
 from fiducial.georeference import meters_of_pixel
 from fiducial.images import MAX_BYTES, as_image
+from fiducial.images.stated import unit_of
 from fiducial.records import Blobs, Image, InputError, Progress, Provenance
 from fiducial.version import VERSION
 
@@ -96,7 +98,7 @@ def diameter_px(image: Image, diameter: float | str) -> float:
         value *= METERS[unit] / _pixel_in_meters(image, unit)
     if not _DIAMETERS_PX[0] <= value <= _DIAMETERS_PX[1]:
         raise InputError(
-            f"a diameter must come to {_DIAMETERS_PX[0]:g} to {_DIAMETERS_PX[1]:g} px, {diameter!r} is {value:.3g} px"
+            f"a diameter must come to {_DIAMETERS_PX[0]:g} to {_DIAMETERS_PX[1]:g} px, {diameter!r} is {written(value)} px"
         )
     return value
 
@@ -115,16 +117,14 @@ def _pixel_in_meters(image: Image, unit: str) -> float:
 
 
 def parse_diameter(diameter: float | str) -> tuple[float, str]:
-    """Return number and unit ("px" if none is given) of a diameter; raises InputError."""
-    text = str(diameter).strip().replace("\u03bc", "µ")
-    unit = max((name for name in (*METERS, "um", "px") if text.endswith(name)), key=len, default="")
-    number, unit = text.removesuffix(unit), unit.replace("um", "µm") or "px"
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
+    """Return number and unit ("px" if none is given) of a diameter, the unit as files may spell it; raises InputError."""
+    text = str(diameter).strip()
+    parts = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(.*)", text, re.IGNORECASE)
+    value, unit = (float("nan"), "px") if parts is None else (float(parts[1]), unit_of(parts[2]) or "px")
     if not 0 < value < np.inf or (unit != "px" and unit not in METERS):
-        raise InputError(f"diameter must be a number above 0, in pixels or with a unit ({', '.join(METERS)}), got {text!r}")
+        point = ": write decimals with a point" if "," in text else ""
+        known = ", ".join(METERS)
+        raise InputError(f"diameter must be a number above 0, in pixels or with a unit ({known}), got {text!r}{point}")
     return value, unit
 
 
@@ -142,6 +142,6 @@ def _load_detector(weights: str | None, device: str, changed: int) -> tuple[weig
     loaded = weight_files.load("blobs", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, CADSN)
-    check_evidence(loaded, EVIDENCE)
+    check_evidence(loaded, EVIDENCE, weights)
     assert isinstance(loaded.calibration, CrowdCalibration)
     return loaded, BlobDetector(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

@@ -165,6 +165,6 @@ def _load_inspector(weights: str | None, device: str, changed: int) -> tuple[wei
     loaded = weight_files.load("defects", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, BGNet)
-    calibration = check_calibrated(loaded)
+    calibration = check_calibrated(loaded, weights)
     assert isinstance(calibration, Calibration)
     return loaded, DefectInspector(loaded.network, calibration, where, bf16=has_fast_bf16(where))

@@ -1,6 +1,7 @@
 """What the verbs share: the images they take, units of length, calibrated weights, and what makes an answer one."""
 
 import operator
+import re
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -19,6 +20,8 @@ METERS = {
 
 SMALLEST = 1e-10  # probability that a budget asks for where it has no need to ask for any
 
+_SCALE = "scale must be a number above 0, or the least and the largest of a range: --scale 0.1-0.5, in Python (0.1, 0.5)"
+
 Source = str | Path | Shaped[np.ndarray, "..."] | Image
 
 # What a budget of false alarms counts them per, for each family: one negative, and several.
@@ -30,38 +33,55 @@ NEGATIVES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def check_calibrated(loaded: Weights) -> AnyCalibration:
-    """Return the calibration; refuse weights without one, whose scores are no probabilities; raises InputError."""
+def check_calibrated(loaded: Weights, file: str | Path | None = None) -> AnyCalibration:
+    """Return the calibration; refuse weights without one, whose scores are no probabilities; raises InputError.
+
+    They are named by the file that they come from, if it is stated.
+    """
     if loaded.calibration is None:
         remedy = f"take the file that `fiducial train {loaded.family}` leaves in its output folder when it is done"
         if loaded.family == "defects":
             remedy = "train with --hold-out, which fits them on the groups held out"
-        raise InputError(f"weights {loaded.name} are not calibrated, their scores are no probabilities: {remedy}")
+        raise InputError(f"weights {file or loaded.name} are not calibrated, their scores are no probabilities: {remedy}")
     return loaded.calibration
 
 
-def check_evidence(loaded: Weights, needed: tuple[str, ...]) -> None:
-    """Refuse weights without probabilities, or with those of other evidence; raises InputError."""
-    calibration = check_calibrated(loaded)
+def check_evidence(loaded: Weights, needed: tuple[str, ...], file: str | Path | None) -> None:
+    """Refuse weights without probabilities, or with those of other evidence; named as `check_calibrated` does."""
+    calibration = check_calibrated(loaded, file)
     stated = () if isinstance(calibration, Calibration) else calibration.names
     if stated != needed:
-        raise InputError(f"weights {loaded.name} weigh the evidence {stated}, needs {needed}")
+        raise InputError(f"weights {file or loaded.name} weigh the evidence {stated}, needs {needed}")
 
 
 def check_probability(min_probability: float) -> None:
     """Refuse what is no probability; raises InputError."""
-    if not 0 <= min_probability <= 1:
-        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability:g}")
+    if not (isinstance(min_probability, Real) and 0 <= min_probability <= 1):
+        raise InputError(f"min_probability must lie between 0 and 1, got {min_probability!r}")
 
 
-def check_scale(scale: float | tuple[float, float] | None) -> None:
-    """Refuse what is neither a scale nor the least and the largest of a range; raises InputError."""
+def parse_scale(text: str) -> float | tuple[float, float]:
+    """Return the scale that a text states, or the least and the largest of a range as 0.1-0.5; raises InputError."""
+    bounds = re.fullmatch(r"(\d*\.?\d+)\s*[-–]\s*(\d*\.?\d+)", text.strip())
+    try:
+        return float(text) if bounds is None else (float(bounds[1]), float(bounds[2]))
+    except ValueError as error:
+        raise InputError(f"{_SCALE}; got {text!r}") from error
+
+
+def scale_bounds(scale: object, near: float) -> tuple[float, float] | None:
+    """Return the least and the largest scale: as stated, of a single one `near` times less and more; None if there is none.
+
+    Raises:
+        InputError: neither a scale nor the least and the largest of a range.
+    """
     if scale is None:
-        return
-    bounds = scale if isinstance(scale, tuple) else (scale, scale)
-    if len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds) and 0 < bounds[0] <= bounds[1] < np.inf:
-        return
-    raise InputError(f"scale must be a number above 0, or (least, largest), got {scale!r}")
+        return None
+    bounds = tuple(scale) if np.iterable(scale) else (scale, scale)
+    if not (len(bounds) == 2 and all(isinstance(bound, Real) for bound in bounds) and 0 < bounds[0] <= bounds[1] < np.inf):
+        raise InputError(f"{_SCALE}; got {scale!r}")
+    least, largest = map(float, bounds)
+    return (least, largest) if np.iterable(scale) else (least / near, largest * near)
 
 
 def check_most(most: object) -> int:

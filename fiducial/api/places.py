@@ -1,5 +1,6 @@
 """Locate a query in a source."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from fiducial.api.loading import (
     check_evidence,
     check_most,
     check_probability,
-    check_scale,
     least_probability,
     ratio_of_pixels,
+    scale_bounds,
     version_of,
 )
 from fiducial.confidence import EvidenceCalibration
@@ -20,8 +21,10 @@ from fiducial.images import MAX_BYTES, as_image
 from fiducial.places.locator import SCALES, PlaceLocator
 from fiducial.places.network import FTFY
 from fiducial.places.verifier import EVIDENCE
-from fiducial.records import Image, InputError, Places, Progress, Provenance
+from fiducial.records import Image, InputError, NoRoomError, Places, Progress, Provenance
 from fiducial.version import VERSION
+
+_NEAR = 1.1  # ratio of scales that a stated one leaves open
 
 
 def locate(
@@ -30,7 +33,7 @@ def locate(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
-    scale: float | tuple[float, float] | None = None,
+    scale: float | Sequence[float] | None = None,
     most: int = 5,
     min_probability: float = 0.5,
     false_alarms: float | None = None,
@@ -76,25 +79,30 @@ def locate(
             ("most", count),
         ),
     )
-    return locator.locate(sought, overview, made, scales=scales, most=count, min_probability=least, progress=progress)
+    try:
+        return locator.locate(sought, overview, made, scales=scales, most=count, min_probability=least, progress=progress)
+    except NoRoomError as error:
+        if scale is not None or ratio_of_pixels(sought, overview) is None:
+            raise
+        stated = "the scale follows from the pixel sizes that both files state: if they are wrong, give the true one (--scale)"
+        raise NoRoomError(f"{error}; {stated}") from error
 
 
-def check_search(most: int, scale: float | tuple[float, float] | None) -> int:
+def check_search(most: int, scale: float | Sequence[float] | None) -> int:
     """Return how many places are asked for; refuse options of `locate` that cannot be meant; raises InputError."""
-    check_scale(scale)
+    scale_bounds(scale, _NEAR)
     return check_most(most)
 
 
-def _scales(query: Image, source: Image, scale: float | tuple[float, float] | None) -> tuple[float, float]:
+def _scales(query: Image, source: Image, scale: float | Sequence[float] | None) -> tuple[float, float]:
     """Return the range of scales to search: as stated, as the pixel sizes say, or all."""
     for image in (query, source):
         if image.pixel_size and not 0.98 < image.pixel_size[0] / image.pixel_size[1] < 1.02:
             raise InputError(f"pixels must be square, those of {image.name} measure {image.pixel_size}: resample it")
-    if isinstance(scale, tuple):
-        return scale
-    if scale is None and (stated := ratio_of_pixels(query, source)) is not None:
-        scale = stated[0]
-    return SCALES if scale is None else (scale / 1.1, scale * 1.1)
+    ratios = ratio_of_pixels(query, source) if scale is None else None
+    if ratios is not None:
+        return ratios[0] / _NEAR, ratios[0] * _NEAR
+    return scale_bounds(scale, _NEAR) or SCALES
 
 
 def check_location(
@@ -116,6 +124,6 @@ def _load_locator(weights: str | None, device: str, changed: int) -> tuple[weigh
     loaded = weight_files.load("places", weights)
     where = choose_device(device)
     assert isinstance(loaded.network, FTFY)
-    check_evidence(loaded, EVIDENCE)
+    check_evidence(loaded, EVIDENCE, weights)
     assert isinstance(loaded.calibration, EvidenceCalibration)
     return loaded, PlaceLocator(loaded.network, loaded.calibration, where, bf16=has_fast_bf16(where))

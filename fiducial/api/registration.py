@@ -1,6 +1,8 @@
 """Find keypoints, and register images."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,9 @@ from fiducial.api.loading import (
     check_evidence,
     check_most,
     check_probability,
-    check_scale,
     least_probability,
     ratio_of_pixels,
+    scale_bounds,
     version_of,
 )
 from fiducial.confidence import EvidenceCalibration
@@ -70,7 +72,7 @@ def register(
     weights: str | Path | None = None,
     device: str = "auto",
     model: str = "affine",
-    scale: float | tuple[float, float] | None = None,
+    scale: float | Sequence[float] | None = None,
     turn_deg: float = 180.0,
     use_map: bool = True,
     min_probability: float = 0.5,
@@ -125,23 +127,23 @@ def register(
     return registrar.register(laid, ground, made, search, min_probability=least, progress=progress)
 
 
-def check_model(model: str, scale: float | tuple[float, float] | None, turn_deg: float) -> Model:
+def check_model(model: str, scale: float | Sequence[float] | None, turn_deg: float) -> Model:
     """Return the model; refuse options of `register` that cannot be meant; raises InputError."""
     known = next((name for name in MODELS if name == model), None)
     if known is None:
         raise InputError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
-    check_scale(scale)
-    if known == "shift" and scale is not None and not _bounds(scale)[0] <= 1 <= _bounds(scale)[1]:
+    bounds = scale_bounds(scale, _NEAR)
+    if known == "shift" and bounds is not None and not bounds[0] <= 1 <= bounds[1]:
         raise InputError(
             f"scale must allow 1 for a shift, which scales nothing, got {scale}: choose another --model, or leave the scale out"
         )
-    if not 0 <= turn_deg <= 180:
-        raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg:g}")
+    if not (isinstance(turn_deg, Real) and 0 <= turn_deg <= 180):
+        raise InputError(f"turn_deg must lie between 0 and 180, got {turn_deg!r}")
     return known
 
 
 def _search(
-    moving: Image, fixed: Image, model: Model, scale: float | tuple[float, float] | None, turn_deg: float, *, use_map: bool
+    moving: Image, fixed: Image, model: Model, scale: float | Sequence[float] | None, turn_deg: float, *, use_map: bool
 ) -> Search:
     """Return where to begin and what to search: about what the files state, or about their middles."""
     stated = stated_transform(moving, fixed) if use_map else None
@@ -159,14 +161,9 @@ def _search(
         mean = float(np.sqrt(ratios[0] * ratios[1]))
         start = _middles(moving, fixed, (mean, mean)) if max(ratios) < _OBLONG * min(ratios) else start
         return Search(start, False, (1 / _NEAR, _NEAR), turn_deg, model)
-    least, largest = RANGE if scale is None else _bounds(scale)
+    least, largest = scale_bounds(scale, _NEAR) or RANGE
     middle = float(np.sqrt(least * largest))
     return Search(_middles(moving, fixed, (middle, middle)), False, (least / middle, largest / middle), turn_deg, model)
-
-
-def _bounds(scale: float | tuple[float, float]) -> tuple[float, float]:
-    """Return the least and the largest scale that a stated one leaves open."""
-    return scale if isinstance(scale, tuple) else (scale / _NEAR, scale * _NEAR)
 
 
 def _middles(moving: Image, fixed: Image, scales: tuple[float, float]) -> Matrix:
@@ -187,7 +184,7 @@ def check_registration(
 def load_registrar(weights: str | Path | None, device: str) -> tuple[weight_files.Weights, ImageRegistrar]:
     """Load calibrated weights once per process, device and version of the file; raises as `register`."""
     loaded, registrar = _load(weights, device)
-    check_evidence(loaded, EVIDENCE)
+    check_evidence(loaded, EVIDENCE, weights)
     return loaded, registrar
 
 

@@ -22,6 +22,9 @@ Again = Annotated[bool, typer.Option("--again", help="Compute anew what is uncha
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 
 FOUR_GIB = 4 * 2**30
+_DIGITS = 4  # of a number in a table
+_LEAST = 8  # letters of a column, however narrow the terminal
+_NO_XY = str.maketrans("", "", "xy")  # by which the names of a pair of columns are one
 
 
 class Errors:
@@ -167,25 +170,67 @@ def print_table(table: Any, out: Path, *, as_json: bool, upright: bool = False) 
         ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
         typer.echo(json.dumps(records, ensure_ascii=ascii_only, allow_nan=False, indent=1))
         return
-    table = table.T.reset_index() if upright else table
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    shown = Table(title=escape(str(out)), title_justify="left")
-    hidden = ("sample", "template", "query", "image", "moving", "fixed", "corner", "shift", "n_", "why")  # in the file
-    columns = [c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()]
-    for column in columns:
-        shown.add_column(str(column), overflow="fold")
-    short = table[columns].assign(
-        **({"source": table["source"].map(lambda p: Path(str(p)).name)} if "source" in columns else {})
-    )
-    for row in short.itertuples(index=False):
-        shown.add_row(*("" if value is None or value != value else escape(_text(value)) for value in row))  # noqa: PLR0124 (NaN)
-    Console(emoji=False).print(shown)
-    for row in table.itertuples(index=False):
-        if getattr(row, "why", ""):
+    console = Console(emoji=False)
+    for i, band in enumerate(_bands(_upright(table) if upright else _brief(table), console.width)):
+        shown = Table(title=escape(str(out)) if i == 0 else None, title_justify="left")
+        for wide, column in band:
+            shown.add_column(escape(column[0]), overflow="fold", width=wide)
+        for row in zip(*(column[1:] for _, column in band), strict=True):
+            shown.add_row(*map(escape, row))
+        console.print(shown)
+    for row in () if upright else table.itertuples(index=False):
+        if row.why:
             typer.echo(f"{row.name}: {row.why}")
+
+
+def _brief(table: Any) -> list[list[str]]:  # noqa: ANN401 (as above)
+    """Return the columns of a summary for people, each begun by its name: without files, nor what is empty or too much."""
+    from fiducial.report import MAP_DIGITS  # noqa: PLC0415
+
+    hidden = ("sample", "template", "query", "image", "moving", "fixed", "corner", "shift", "within", "n_", "why")
+    columns = []
+    for name in (c for c in table.columns if not str(c).startswith(hidden) and not table[c].isin(["", None]).all()):
+        values = [value and Path(str(value)).name for value in table[name]] if name == "source" else table[name]
+        digits = MAP_DIGITS if str(name).endswith(("map_x", "map_y")) else _DIGITS
+        columns.append([str(name), *(_text(value, digits) for value in values)])
+    return columns
+
+
+def _upright(table: Any) -> list[list[str]]:  # noqa: ANN401 (as above)
+    """Return the names of scores, and beside them each row of a table under the name that it begins with, if it has one."""
+    names = [str(name) for name in table.columns]
+    rows = [[_text(value) for value in row] for row in table.itertuples(index=False)]
+    if all(isinstance(name, str) for name in table.iloc[:, 0]):
+        return [["score", *names[1:]], *rows]
+    return [["score", *names], *(["value", *row] for row in rows)]
+
+
+def _bands(columns: list[list[str]], width: int) -> Iterator[list[tuple[int, list[str]]]]:
+    """Part columns, with the room that each needs, into tables that fit a width; the first column is in each.
+
+    Those of x and y stay together. Words too long for that are folded: in the first column, which holds names, those that would
+    take half the width, at a third of it.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    needed = [max(map(cell_len, column)) for column in columns]
+    fits = sum(needed) + 3 * len(needed) < width or needed[0] < width // 2 - 3
+    first = needed[0] if fits else max(_LEAST, width // 3)
+    room = max(_LEAST, width - first - 7)  # a column takes three more for its border and its margins, a table one
+    left, band = room, [(first, columns[0])]
+    for wide, column in zip(needed[1:], columns[1:], strict=True):
+        own = min(wide, room)
+        if own > left and len(band) > 1:
+            alike = len(band) > 2 and band[-1][1][0].translate(_NO_XY) == column[0].translate(_NO_XY)
+            pair = band[-1:] if alike and band[-1][0] + 3 + own <= room else []
+            yield band[: len(band) - len(pair)]
+            left, band = room - sum(before + 3 for before, _ in pair), [band[0], *pair]
+        left, band = left - own - 3, [*band, (own, column)]
+    yield band
 
 
 def _value(value: object) -> object:
@@ -194,5 +239,10 @@ def _value(value: object) -> object:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _text(value: object, digits: int = _DIGITS) -> str:
+    """Return a cell as it is read: floats in about so many digits, above 1000 with a decimal; nothing for what is undefined."""
+    from fiducial.confidence import written  # noqa: PLC0415
+
+    if value is None or value != value:  # noqa: PLR0124 (NaN)
+        return ""
+    return written(value, digits, 1) if isinstance(value, float) else str(value)

@@ -52,6 +52,7 @@ def calibrate_blobs(
     """
     with Errors():
         from fiducial import api, runs  # noqa: PLC0415
+        from fiducial.confidence import written  # noqa: PLC0415
         from fiducial.datasets import read_crowds  # noqa: PLC0415
 
         runs.check_file(out)
@@ -59,7 +60,7 @@ def calibrate_blobs(
         with Bar("calibrating") as bar:
             found = api.calibrate_blobs(images, out, weights=weights, device=device, progress=bar.jobs)
     blobs = sum(len(image.crowd) for image in images)
-    typer.echo(f"{out}: fitted on {blobs} blobs in {len(images)} images, {found.megapixels:.3g} megapixels")
+    typer.echo(f"{out}: fitted on {blobs} blobs in {len(images)} images, {written(found.megapixels)} megapixels")
 
 
 def train_defects(

@@ -59,7 +59,8 @@ def locate(
     weights: Weights = None,
     device: Device = "auto",
     scale: Annotated[
-        float | None, typer.Option(help="Size of a query's pixel in the source's; by the files' pixel sizes, or 0.1 to 1.")
+        str | None,
+        typer.Option(help="Size of a query's pixel in the source's, or a range: 0.1-0.5. As the files state, or 0.1 to 1."),
     ] = None,
     most: Annotated[int, typer.Option(help="Places to report at most.")] = 5,
     min_probability: Annotated[float, typer.Option(help="Least probability at which a query counts as found.")] = 0.5,
@@ -81,14 +82,15 @@ def locate(
     with Errors():
         from fiducial import api, inputs, runs, searches  # noqa: PLC0415
 
-        api.check_search(most, scale)
+        scales = None if scale is None else api.parse_scale(scale)
+        api.check_search(most, scales)
         loaded, _, least = api.check_location(weights, device, min_probability, false_alarms)
         tell_budget(false_alarms, least)
         overviews = tuple(inputs.choose_images(sources))
         files: list[inputs.Files] = [{"query": own, "sources": overviews} for own in inputs.choose_images([query])]
         bar = Bar("searching", hidden=as_json)
         verb = partial(
-            api.locate, weights=weights, device=device, scale=scale, most=most,
+            api.locate, weights=weights, device=device, scale=scales, most=most,
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
         )  # fmt: skip
         run = runs.plan("locate", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])
@@ -156,8 +158,8 @@ def register(
     device: Device = "auto",
     model: Annotated[str, typer.Option(help="shift, similarity, affine or homography.")] = "affine",
     scale: Annotated[
-        float | None,
-        typer.Option(help="Size of a moving pixel in fixed ones; as the files state, or 0.6 to 1.67."),
+        str | None,
+        typer.Option(help="Size of a moving pixel in fixed ones, or a range: 0.5-2. As the files state, or 0.6 to 1.67."),
     ] = None,
     turn_deg: Annotated[float, typer.Option(help="Largest angle, either way, that is searched for.")] = 180.0,
     use_map: Annotated[
@@ -180,13 +182,14 @@ def register(
     with Errors():
         from fiducial import api, inputs, registrations, runs  # noqa: PLC0415
 
-        api.check_model(model, scale, turn_deg)
+        scales = None if scale is None else api.parse_scale(scale)
+        api.check_model(model, scales, turn_deg)
         loaded, _, least = api.check_registration(weights, device, min_probability, false_alarms)
         tell_budget(false_alarms, least)
         files: list[inputs.Files] = [{"moving": own, "fixed": fixed} for own in inputs.choose_images([moving])]
         bar = Bar("registering", hidden=as_json)
         verb = partial(
-            api.register, weights=weights, device=device, model=model, scale=scale, turn_deg=turn_deg, use_map=use_map,
+            api.register, weights=weights, device=device, model=model, scale=scales, turn_deg=turn_deg, use_map=use_map,
             min_probability=min_probability, false_alarms=false_alarms, max_bytes=max_bytes,
         )  # fmt: skip
         run = runs.plan("register", inputs.name_inputs(files), out, verb.keywords, loaded, sys.argv[1:])

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from fiducial import geometry
-from fiducial.confidence import Calibration, to_probability
+from fiducial.confidence import Calibration, below, to_probability
 from fiducial.coords import Matrix, apply_transform, corners_yx, resize_transform, window_to_image
 from fiducial.datasets import DRAWN_IN
 from fiducial.defects.network import BGNet
@@ -253,7 +253,8 @@ def _reason(compared: Compared) -> str:
     if compared.template_to_sample is None and compared.alignment_score == geometry.NOTHING:
         return "no alignment to trust: nothing of template and sample could be compared"
     if compared.template_to_sample is None:
-        return f"no alignment to trust: correlation {compared.alignment_score:.2f}, needs {TRUSTED_ALIGNMENT}"
+        reached = below(compared.alignment_score, TRUSTED_ALIGNMENT)
+        return f"no alignment to trust: correlation {reached}, needs {TRUSTED_ALIGNMENT}"
     if compared.coverage < LEAST_COVERAGE:
         return f"only {compared.coverage:.0%} of the sample could be compared, needs {LEAST_COVERAGE:.0%}"
     return ""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from fiducial.confidence import EvidenceCalibration, evidence_to_probability, share_probability
+from fiducial.confidence import EvidenceCalibration, below, evidence_to_probability, share_probability, written
 from fiducial.coords import (
     Matrix,
     apply_transform,
@@ -192,7 +192,8 @@ class ImageRegistrar:
         if found is None:
             reason = "nothing was found on which enough points of the two images agree" + _hint(moving, fixed, search)
         elif score < min_probability:
-            reason = f"the mean error is under {within_px:.3g} px with probability {score:.2f}, needs {min_probability:g}"
+            within, likely = written(within_px), below(score, min_probability)
+            reason = f"the mean error is under {within} px with probability {likely}, needs {min_probability:g}"
             if self.probability(replace(found, rivals=())) >= min_probability:
                 reason += ": what is shown repeats, other places agree nearly as well"
         ties = join([]) if found is None else found.ties

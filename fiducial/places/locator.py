@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from fiducial.banners import without_banner
-from fiducial.confidence import EvidenceCalibration, evidence_to_probability
+from fiducial.confidence import EvidenceCalibration, below, evidence_to_probability, written
 from fiducial.coords import apply_transform, corners_yx, image_center_yx, resize_transform, shift, similarity, window_to_image
 from fiducial.geometry import remove_stripes
 from fiducial.images import averaged
@@ -104,14 +104,15 @@ class PlaceLocator:
         frame = corners_yx(query.size)
         best = float(score.max(initial=0.0))
         found = len(score) > 0 and best >= min_probability
-        doubt = f"not here: the best place has probability {best:.2f}, needs {min_probability:g}"
+        doubt = f"not here: the best place has probability {below(best, min_probability)}, needs {min_probability:g}"
+        least, largest = map(written, answer.scales)
         return Places(
             corners_yx=np.array([apply_transform(m, frame) for m in matrices]).reshape(-1, 4, 2),
             score=score,
             query_to_source=matrices,
             correlation=np.array([matches[i].correlation for i in order.tolist()], dtype=np.float64),
             found=found,
-            reason="" if found else f"{doubt} (searched: scales from {answer.scales[0]:.3g} to {answer.scales[1]:.3g})",
+            reason="" if found else f"{doubt} (searched: scales from {least} to {largest})",
             query=query.name,
             source=source.name,
             query_size=query.size,
@@ -287,8 +288,8 @@ def sides_to_search(query: Image, source: Image, scales: tuple[float, float]) ->
         )
     if least > largest:
         raise NoRoomError(
-            f"{query.name} is larger than {source.name} at every scale searched ({scales[0]:.3g} to {scales[1]:.3g}): "
-            "swap them, or state another scale (--scale)"
+            f"{query.name} is larger than {source.name} at every scale searched "
+            f"({written(scales[0])} to {written(scales[1])}): swap them, or state another scale (--scale)"
         )
     return least, largest
 
