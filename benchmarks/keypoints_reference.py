@@ -10,7 +10,7 @@ they are left out of the others. Intervals of medians are bootstrapped over part
 How exact the estimate itself is: each part is also judged by two halves of its area by themselves, the fields of a chessboard
 of 56 px. `halves_apart_px` is the median distance of their best shifts, `halves_over_5_px` the share of parts where it is over
 5 px. `agreeing` parts are those where it is at most 3 px; `agreeing_length_px`, `agreeing_over_5_px` are their median length
-and share over 5 px, by the whole part.
+and share over 5 px, by the whole part. Rows by tile, of those measured on, come last.
 """
 
 import sys
@@ -33,6 +33,7 @@ from keypoints_data import CALIBRATED, VALIDATED
 
 REACH_PX, STEP_PX, PART_PX, SMOOTH_PX, BINS = 16, 2, 480, 1.5, 24
 SAMPLED = 2  # every second pixel is compared
+PARTS = [(slice(y, y + PART_PX), slice(x, x + PART_PX)) for y in (20, 524) for x in (20, 524)]  # of a tile
 FIELD_PX, AGREE_PX, FAR_PX = 56, 3.0, 5.0
 
 
@@ -94,17 +95,16 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every N-th tile")
     args = read_options(parser, {"every": 6}, ("volkov",))
-    table = []
+    table, by_tile = [], []
     for name, tiles in (("validated", VALIDATED), ("calibrated", CALIBRATED)):
         shifts = []
         for pair in read_aligned(args.data / "volkov", tiles[:: args.every]):
-            for y in (20, 524):
-                for x in (20, 524):
-                    part = slice(y, y + PART_PX), slice(x, x + PART_PX)
-                    shifts.append(best_shifts(pair.a[part], pair.b[part]))
-            print(name, pair.name, [own.tolist() for own in shifts[-4:]], file=sys.stderr, flush=True)
-        table.append(summarize(name, np.array(shifts)))
-    write_result("keypoints_reference", pd.DataFrame(table), args.out)
+            own = np.array([best_shifts(pair.a[part], pair.b[part]) for part in PARTS])
+            print(name, pair.name, own.tolist(), file=sys.stderr, flush=True)
+            by_tile += [summarize(pair.name, own)] if tiles == VALIDATED else []
+            shifts.append(own)
+        table.append(summarize(name, np.concatenate(shifts)))
+    write_result("keypoints_reference", pd.DataFrame([*table, *by_tile]), args.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ The error is the mean distance between where the transform found and the true on
 in pixels of the fixed image. `under_5`, `under_10`: shares of all present cases, accepted or not (without a transform: not
 under); `accepted_under_5`, `accepted_under_10`, `accepted_over_20`: of the accepted ones; `absent_accepted`: of the absent
 ones. SIFT and ORB are taken to accept what 10 inliers support; they state no probability. Intervals are Wilson's.
+keypoints_tiles.csv has our scores by tile: how far the pair of each is off itself, keypoints_reference.csv says of all.
 reliability_keypoints.csv is of our answer to each pair, present or absent: true is a mean error under 5 px, and under 10 px,
 as the probability allows 5 px for the pairs themselves (recipes/keypoints_slim_calibrate.py).
 
@@ -109,6 +110,19 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def by_tile(rows: pd.DataFrame, tiles: Sequence[str]) -> pd.DataFrame:
+    """Return the scores of `register` on the present cases of each tile, both sets together."""
+    own = rows[(rows.method == NAMES["ours"]) & rows.present].assign(tile=lambda r: [tiles[n % len(tiles)] for n in r.number])
+    table = []
+    for tile, cases in own.groupby("tile", sort=True):
+        sure = cases[cases.accepted]
+        row = {"tile": tile, "cases": len(cases), "accepted": cases.accepted.mean(), **share_bounds("accepted", cases.accepted)}
+        for column, limit in (("under_5", GOOD_PX), ("under_10", FAIR_PX)):
+            row |= {column: (cases.error_px < limit).mean(), **share_bounds(column, cases.error_px < limit)}
+        table.append(row | {"accepted_median_px": sure.error_px.median(), "accepted_largest_px": sure.error_px.max()})
+    return pd.DataFrame(table)
+
+
 def numbers(cases: int, every: int) -> list[tuple[int, bool]]:
     """Return every N-th of the present and of the absent cases' numbers, in an order that is drawn once and for all."""
     order = np.random.default_rng(SEED)
@@ -131,6 +145,8 @@ def measure_cases(
         if done % SAVE_EVERY == 0 or done == len(todo):
             write_result("keypoints_registration", summarize(pd.DataFrame(rows)), out)
             write_reliability(pd.DataFrame(rows), out)
+            if NAMES["ours"] in methods:
+                write_result("keypoints_tiles", by_tile(pd.DataFrame(rows), [pair.name for pair in pairs]), out)
     return pd.DataFrame(rows)
 
 

@@ -37,6 +37,7 @@ CAPTIONS = {
     "keypoints_same_sensor": "Keypoints found again by the same sensor, 3 px",
     "keypoints_scenes": "The paper's protocol on six scenes like its own",
     "keypoints_registration": "Optical and SAR scenes displaced by a known similarity; a quarter of the pairs absent",
+    "keypoints_tiles": "The same by tile",
     "keypoints_speed": "Time of a pair, over SIFT",
     "keypoints_ablation": "The network's parts, trained alike and short",
 }

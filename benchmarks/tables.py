@@ -197,6 +197,19 @@ def registration(table: pd.DataFrame) -> pd.DataFrame:
     return chosen(table, columns, ("set", "method"))
 
 
+def registration_by_tile(table: pd.DataFrame) -> pd.DataFrame:
+    """Render the same by tile."""
+    columns = {
+        "cases": "pairs",
+        "under_5": "under 5 px",
+        "under_10": "under 10 px",
+        "accepted": "accepted",
+        "accepted_median_px": "median error of accepted / px",
+        "accepted_largest_px": "largest / px",
+    }
+    return chosen(table, columns, ("tile",))
+
+
 def blobs_speed(table: pd.DataFrame) -> pd.DataFrame:
     """Render the times on crops of 512 × 512 px."""
     columns = {
@@ -242,6 +255,7 @@ RENDER: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "keypoints_same_sensor": keypoints,
     "keypoints_scenes": keypoint_scenes,
     "keypoints_registration": registration,
+    "keypoints_tiles": registration_by_tile,
 }
 
 
