@@ -26,14 +26,6 @@ DOCS = (
     CARDS / "keypoints_slim.md",
     CARDS / "places_slim.md",
 )
-NEWER = {  # columns that files measured before they came have not
-    "absent_accepted_upright",
-    "auroc_upright",
-    "present_answered",
-    "absent_answered",
-    "crops",
-    "ratio_largest",
-}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -70,9 +62,8 @@ def words(value: object) -> str:
 
 
 def chosen(table: pd.DataFrame, columns: dict[str, str], first: tuple[str, ...]) -> pd.DataFrame:
-    """Return some columns under other names, behind those of `first`; NEWER ones only where the file has them."""
-    there = [c for c in columns if c in table or c not in NEWER]
-    return table[[*first, *there]].rename(columns=columns)
+    """Return some columns under other names, behind those of `first`."""
+    return table[[*first, *columns]].rename(columns=columns)
 
 
 def deeppcb(table: pd.DataFrame) -> pd.DataFrame:
