@@ -200,7 +200,8 @@ def _write_outcome(canvas: UInt8[np.ndarray, "h w *c"], record: Registration) ->
     if record.accepted:
         text, color = f"error about {record.error_px:.2g} px, {counted}", (240, 240, 240)
     else:
-        text, color = f"refused: probability {record.score:.2f}, {counted}", (255, 190, 0)
+        reached = math.floor(100 * record.score) / 100  # never rounded up to what was asked for
+        text, color = f"refused: probability {reached:.2f}, {counted}", (255, 190, 0)
     font = 1.3 * max(0.5, _reach(canvas.shape[:2]) / 1500)
     _write(canvas, text, (6, canvas.shape[0] - 8), font, color)
 

@@ -69,7 +69,7 @@ def tell_budget(false_alarms: float | None, least: float) -> None:
     """Say on standard error from which probability on answers are given, where a budget of false alarms decides that."""
     if false_alarms is not None:
         typer.echo(
-            f"fiducial: a budget of {false_alarms:g} false alarms: answers from a probability of {least:.3g} on", err=True
+            f"fiducial: a budget of {false_alarms:g} false alarms: answers from a probability of {least:.6g} on", err=True
         )
 
 
