@@ -386,3 +386,23 @@ def test_a_reduced_image_has_no_value_only_where_half_of_it_lacks_one(undefined:
 def test_windows_outside_the_image_are_an_error(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="window must lie"):
         from_array(picture(rng)).read((0, 0, 71, 5))
+
+
+def test_without_rasterio_a_map_is_left_out_and_that_is_said_once(tmp_path: Path, rng: np.random.Generator) -> None:
+    tie = (33922, 12, 6, (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0), True)
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, picture(rng), extratags=[(33550, 12, 3, (10.0, 10.0, 0.0), True), tie])
+    code = "import sys; sys.modules['rasterio'] = None; from fiducial.cli import main; main()"
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        "detect",
+        str(tmp_path / "a.tif"),
+        str(tmp_path / "b.tif"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    told = "fiducial: maps of GeoTIFFs are not read, rasterio is not installed: pip install 'fiducial[geo]'\n"
+    assert done.stderr == told

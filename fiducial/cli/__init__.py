@@ -4,7 +4,9 @@ import io
 import multiprocessing
 import os
 import sys
+import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +60,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the terminal has no letters for is no reason to stop
+    warnings.formatwarning = _format_warning
     try:
         app()
     except SystemExit as end:
@@ -66,6 +69,15 @@ def main() -> None:
     except OSError as error:  # commands tell of their own: this is help, or the version, that nothing takes
         typer.echo(f"fiducial: cannot print: {error.strerror}", err=True)
         os._exit(2)  # Python's own end would try to print again
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a warning of our own as a line like all others; those of libraries as they are."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        return f"fiducial: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n{line or ''}"
 
 
 def _leave(status: object) -> None:

@@ -36,4 +36,5 @@ def report(
         check_file(page)
         name = title if title is not None else f"{runs[0].verb if len(runs) == 1 else 'Fiducial'}: {folder.resolve().name}"
         write_text(page, report_page(runs, name, folder, most))
-    typer.echo(f"{page}: {len(runs)} run{'s' * (len(runs) != 1)}, {sum(len(run.inputs) for run in runs)} inputs")
+    count = sum(len(run.inputs) for run in runs)
+    typer.echo(f"{page}: {len(runs)} run{'s' * (len(runs) != 1)}, {count:,} input{'s' * (count != 1)}")

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +100,16 @@ def map_files(path: Path) -> list[Path]:
     return [Path(name) for name in names if os.path.exists(name)]
 
 
+@lru_cache(maxsize=1)
+def _warn_once() -> None:
+    warnings.warn("maps of GeoTIFFs are not read, rasterio is not installed: pip install 'fiducial[geo]'", stacklevel=1)
+
+
 def read_georeference(path: Path) -> tuple[str | None, np.ndarray | None]:
     """Return the reference system as WKT, if there is one, and the transform from pixels to the map.
 
-    None of both where the file states no transform (control points are none), and where rasterio is not installed.
+    None of both where the file states no transform (control points are none), and, with a warning, where rasterio is not
+    installed.
 
     Raises:
         InputError: a transform that has no inverse, or a header that GDAL cannot read.
@@ -109,6 +117,7 @@ def read_georeference(path: Path) -> tuple[str | None, np.ndarray | None]:
     try:
         import rasterio  # noqa: PLC0415 (an extra)
     except ImportError:
+        _warn_once()
         return None, None
     with decoding(path), rasterio.open(path, driver="GTiff") as source:
         corner_to_world = np.array(source.transform, dtype=np.float64).reshape(3, 3)
