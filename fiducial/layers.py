@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fiducial.coords import sample_bilinear
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+_AT_ONCE = 2048  # cells that a deformable convolution samples at once: more would not stay in a processor's cache
 
 
 def conv_norm(
@@ -171,7 +172,7 @@ def roi_align(
 class DeformableConv2d(nn.Module):
     """Convolve 3×3 at learned offsets, each sample weighted by a learned mask (Dai et al. 2017; Zhu et al. 2019).
 
-    One bilinear resampling of the nine shifted maps and one matrix product; samples outside the map are zero.
+    Samples are sums of four rows of a table of cells, then a product of matrices; samples outside the map are zero.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, modulated: bool = True) -> None:
@@ -198,13 +199,33 @@ def deformable_conv2d(
     bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "b d h w"]:
     """Return Σ_k w_k · m_k · x(p + p_k + Δp_k) + bias over the nine taps k (Zhu et al. 2019, eq. 1)."""
-    b, c, h, w = x.shape
+    (b, c, h, w), kind = x.shape, torch.promote_types(x.dtype, torch.float32)  # of places, which half types would round
     ys, xs = torch.meshgrid(torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij")
-    taps = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="ij"), -1).reshape(9, 1, 1, 2)
-    place = torch.stack([ys, xs], -1) + taps.to(x.device)  # (9, H, W, 2)
-    yx = place + offset_yx.reshape(b, 9, 2, h, w).permute(0, 1, 3, 4, 2)  # (B, 9, H, W, 2)
-    taken = sample_bilinear(x, yx.reshape(b, 9 * h, w, 2), "zeros").reshape(b, c, 9, h, w)
+    taps = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="ij"), -1).reshape(9, 2)
+    place = torch.stack([ys, xs], -1)[:, :, None] + taps.to(x.device)  # (H, W, 9, 2)
+    yx = place + offset_yx.to(kind).reshape(b, 9, 2, h, w).permute(0, 3, 4, 1, 2)  # (B, H, W, 9, 2)
+    row, share = _corners(yx, h, w)  # (B, H, W, 9, 4)
     if mask is not None:
-        taken = taken * mask[:, None]
-    columns = taken.reshape(b, c * 9, h * w)
-    return (weight.reshape(len(weight), -1) @ columns + bias[:, None]).reshape(b, -1, h, w)  # (B, D, H, W)
+        share = share * mask.to(kind).permute(0, 2, 3, 1)[..., None]
+    table = F.pad(x.to(kind), (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, c)  # a row for each cell of the maps and their rim
+    kernel = weight.permute(2, 3, 1, 0).reshape(9 * c, -1)  # (9·C, D)
+    row, share, out = row.reshape(-1, 4), share.reshape(-1, 4), []
+    for first in range(0, len(row), 9 * _AT_ONCE):
+        part = slice(first, first + 9 * _AT_ONCE)
+        taken = F.embedding_bag(row[part], table, per_sample_weights=share[part], mode="sum")  # (n·9, C)
+        out.append(taken.reshape(-1, 9 * c) @ kernel)
+    return (torch.cat(out) + bias).reshape(b, h, w, -1).permute(0, 3, 1, 2)  # (B, D, H, W)
+
+
+def _corners(
+    yx: Float[Tensor, "b h w k 2"], height: int, width: int
+) -> tuple[Int[Tensor, "b h w k 4"], Float[Tensor, "b h w k 4"]]:
+    """Return the four cells around each point and their bilinear shares; cells are counted through maps with a rim of one."""
+    yx = torch.stack([yx[..., 0].clamp(-1, height), yx[..., 1].clamp(-1, width)], -1)  # the rim is zero, as all beyond it
+    y, x = (yx[..., i].detach().floor().clamp(max=last - 1).nan_to_num() for i, last in ((0, height), (1, width)))
+    down, right = yx[..., 0] - y, yx[..., 1] - x
+    image = torch.arange(len(yx), device=yx.device).reshape(-1, 1, 1, 1) * (height + 2)
+    first = (image + y.long() + 1) * (width + 2) + x.long() + 1
+    row = torch.stack([first, first + 1, first + width + 2, first + width + 3], -1)
+    share = torch.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], -1)
+    return row, share

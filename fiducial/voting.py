@@ -5,20 +5,21 @@ Glossary
     Places and shifts here are in cells; the center of cell (0, 0) is (0, 0).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Complex, Float, Float64
 from torch import Tensor
 
 from fiducial.coords import sample_bilinear
 
 LEAST_COMMON = 0.15  # share of the smaller map that must lie on the other
 _CHUNK = 10_000_000  # inner products held at once
-_BAND = 64  # points that are searched for in one band of rows
+_BAND = 128  # points that are searched for in one band of rows
 _NOTHING = -1.0  # inner product that stands for cells that show nothing: no two descriptors have less
 
 
@@ -41,7 +42,7 @@ def vote(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> lis
     The sum is the logarithm of the shift's likelihood where each descriptor predicts its partner by a softmax.
     """
     best = []
-    for agreement in _agreement(moving, fixed):
+    for agreement in _agreements(moving, fixed):
         y, x = divmod(int(agreement.argmax()), agreement.shape[1])
         best.append(_vote_at(agreement, fixed, y, x) if agreement[y, x] > -torch.inf else Vote((0, 0), 0.0))
     return best
@@ -52,7 +53,7 @@ def vote_all(moving: Float[Tensor, "d h w"], fixed: Float[Tensor, "d i j"], spac
 
     Any two lie over `spacing` cells from each other along an axis. Where what the maps show repeats there are several.
     """
-    agreement = _agreement(moving[None], fixed)[0]
+    (agreement,) = _agreements(moving[None], fixed)
     around = F.pad(agreement[None, None], (spacing,) * 4, mode="circular")
     top = (agreement > -torch.inf) & (F.max_pool2d(around, 2 * spacing + 1, stride=1)[0, 0] == agreement)
     votes = [_vote_at(agreement, fixed, y, x) for y, x in top.nonzero().tolist()]
@@ -60,23 +61,24 @@ def vote_all(moving: Float[Tensor, "d h w"], fixed: Float[Tensor, "d i j"], spac
     return sorted((own for own in votes if own.strength >= enough), key=lambda own: -own.strength)
 
 
-def _agreement(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> Float[Tensor, "b n m"]:
-    """Return how well maps agree at each shift, in deviations over all shifts; -inf where too little lies on the other.
+def _agreements(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"]) -> Iterator[Float[Tensor, "n m"]]:
+    """Yield how well each map agrees at each shift, in deviations over all shifts; -inf where too little lies on the other.
 
-    Shifts up and to the left are at the end, as a Fourier transform puts them.
+    Shifts up and to the left are at the end, as a Fourier transform puts them. Maps are taken one by one: what a transform
+    needs stays in the processor's cache.
     """
     size = [cv2.getOptimalDFTSize(moving.shape[i + 2] + fixed.shape[i + 1] - 1) for i in (0, 1)]
-    maps = [_centered(moving), _centered(fixed[None])]
-    shown = [(m.square().sum(1, keepdim=True) > 0).float() for m in (moving, fixed[None])]
-    common = _correlation(shown[0], shown[1], size)
-    enough = common > LEAST_COMMON * torch.minimum(shown[0].sum((1, 2, 3)), shown[1].sum())[:, None, None]
-    around = F.pad(_correlation(maps[0], maps[1], size), (1, 1, 1, 1), mode="circular")  # shifts of -1 lie beside those of 0
-    surface = F.avg_pool2d(around, 3, stride=1) / common.clamp(min=1).sqrt()
-    for own, counted in zip(surface, enough, strict=True):
-        if counted.any():
-            deviation = max(float(own[counted].std(correction=0)), 1e-9)
-            own.sub_(own[counted].mean()).div_(deviation)
-    return surface.masked_fill(~enough, -torch.inf)
+    there, there_shown = (torch.fft.rfft2(maps, s=size) for maps in (_centered(fixed), _shown(fixed)))
+    for own in moving:
+        common = _correlation(_shown(own), there_shown, size)
+        enough = common > LEAST_COMMON * torch.minimum(_shown(own).sum(), _shown(fixed).sum())
+        products = _correlation(_centered(own), there, size)
+        around = F.pad(products[None, None], (1, 1, 1, 1), mode="circular")  # shifts of -1 lie beside those of 0
+        surface = F.avg_pool2d(around, 3, stride=1)[0, 0] / common.clamp(min=1).sqrt()
+        if enough.any():
+            counted = surface[enough]
+            surface = (surface - counted.mean()) / max(float(counted.std(correction=0)), 1e-9)
+        yield surface.masked_fill(~enough, -torch.inf)
 
 
 def _vote_at(agreement: Float[Tensor, "n m"], fixed: Float[Tensor, "d i j"], y: int, x: int) -> Vote:
@@ -84,17 +86,21 @@ def _vote_at(agreement: Float[Tensor, "n m"], fixed: Float[Tensor, "d i j"], y: 
     return Vote((y - n if y >= h else y, x - m if x >= w else x), float(agreement[y, x]))
 
 
-def _centered(maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-    """Subtract each map's mean descriptor where it shows something."""
-    shown = (maps.square().sum(1, keepdim=True) > 0).float()
-    mean = maps.sum((2, 3), keepdim=True) / shown.sum((2, 3), keepdim=True).clamp(min=1)
+def _shown(maps: Float[Tensor, "d h w"]) -> Float[Tensor, "1 h w"]:
+    return (maps.square().sum(0, keepdim=True) > 0).float()
+
+
+def _centered(maps: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
+    """Subtract a map's mean descriptor where it shows something."""
+    shown = _shown(maps)
+    mean = maps.sum((1, 2), keepdim=True) / shown.sum().clamp(min=1)
     return (maps - mean) * shown
 
 
-def _correlation(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "1 d i j"], size: list[int]) -> Float[Tensor, "b n m"]:
-    """Return, for each shift from moving to fixed, the sum of products over channels and cells."""
-    product = torch.fft.rfft2(fixed, s=size) * torch.fft.rfft2(moving, s=size).conj()
-    return torch.fft.irfft2(product.sum(1), s=size)
+def _correlation(moving: Float[Tensor, "d h w"], fixed: Complex[Tensor, "d n k"], size: list[int]) -> Float[Tensor, "n m"]:
+    """Return, for each shift from moving to fixed, the sum of products over channels and cells; `fixed` is transformed."""
+    product = fixed * torch.fft.rfft2(moving, s=size).conj()
+    return torch.fft.irfft2(product.sum(0), s=size)
 
 
 @dataclass(frozen=True)
@@ -136,25 +142,26 @@ def _search(
     whole map.
     """
     d, h, w = maps.shape
-    shown = (maps != 0).any(0)  # (H, W)
-    reach = torch.arange(-radius, radius + 1)
-    offsets = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)  # (K, 2)
-    around = around_yx.round().long()
-    order = around[:, 0].argsort(stable=True)
+    side, wide = 2 * radius + 1, w + 2 * radius  # of a window, and of the map with a rim in which windows reach beyond it
+    rimmed = F.pad(maps, (radius,) * 4)
+    shown = (rimmed != 0).any(0).flatten()
+    window = (torch.arange(side)[:, None] * wide + torch.arange(side)).flatten()  # (K,)
+    corner = around_yx.round().long()  # of a window, in the map with its rim
+    corner = torch.stack([corner[:, 0].clamp(0, h - 1), corner[:, 1].clamp(0, w - 1)], dim=1)
+    order = corner[:, 0].argsort(stable=True)
     found, value = torch.empty_like(around_yx), torch.empty_like(around_yx[:, 0])
     step = max(1, min(_BAND, _CHUNK // (h * w)))
     for first in range(0, len(order), step):
         own = order[first : first + step]
-        cells = around[own][:, None] + offsets  # (n, K, 2)
-        rows, columns = cells[..., 0].clamp(0, h - 1), cells[..., 1].clamp(0, w - 1)
-        inside = ((cells >= 0) & (cells < torch.tensor([h, w]))).all(-1) & shown[rows, columns]
-        top, bottom = int(rows[0].min()), int(rows[-1].max()) + 1  # points are sorted by their rows
-        products = described[own] @ maps[:, top:bottom].reshape(d, -1)
-        similar = products.gather(1, (rows - top) * w + columns).masked_fill(~inside, _NOTHING)  # (n, K)
-        best = similar.argmax(1)
-        peak = _peak(similar.reshape(-1, len(reach), len(reach)), best // len(reach), best % len(reach))
-        found[own] = cells[torch.arange(len(best)), best] + peak
-        value[own] = similar.gather(1, best[:, None])[:, 0]
+        top, bottom = int(corner[own[0], 0]), int(corner[own[-1], 0]) + side
+        cells = (corner[own] - torch.tensor([top, 0])) @ torch.tensor([wide, 1])
+        cells = cells[:, None] + window  # (n, K), in the rows from top
+        products = described[own] @ rimmed[:, top:bottom].reshape(d, -1)
+        similar = torch.where(shown[top * wide + cells], products.gather(1, cells), _NOTHING)  # (n, K)
+        value[own], best = similar.max(1)
+        y, x = best // side, best % side
+        peak = _peak(similar.reshape(-1, side, side), y, x)
+        found[own] = corner[own] - radius + torch.stack([y, x], 1) + peak
     return found, value
 
 

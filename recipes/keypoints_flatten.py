@@ -39,7 +39,7 @@ def shifts(registrar: ImageRegistrar, moving: Scene, fixed: Scene, before: np.nd
         for j, x in enumerate(tops):
             start, window = shift(before[i, j, 0], before[i, j, 1]), shift(-y, -x)
             there, view = (
-                registrar.see(scene, to_view, (WINDOW_PX, WINDOW_PX), by_peaks=False)
+                registrar.observer.see(scene, to_view, (WINDOW_PX, WINDOW_PX))
                 for scene, to_view in ((fixed, window), (moving, window @ start))
             )
             both = match_views(there, view, NARROW), match_views(view, there, NARROW).turned()

@@ -19,7 +19,7 @@ import fiducial
 from fiducial import api, augment, cli, registrations
 from fiducial.coords import Matrix, apply_transform, image_center_yx, shift, similarity
 from fiducial.estimation import transform_distance
-from fiducial.landmarks import registrar
+from fiducial.landmarks import registrar, views
 from fiducial.landmarks.views import SPACING_PX
 from fiducial.records import InputError, Registration
 
@@ -311,7 +311,7 @@ def test_keypoints_follow_the_image_and_are_the_best_of_it() -> None:
     moved = fiducial.keypoints(image[16:, 32:], most=200)  # a part of it: other tones, and another border
     apart = np.linalg.norm(found.yx[:, None] - (moved.yx + np.array([16, 32]))[None], axis=-1).min(axis=1)
     inner = (found.yx > [40, 56]).all(axis=1) & (found.yx < np.array(image.shape) - 24).all(axis=1)
-    assert (apart[inner] < 1).mean() > 0.5
+    assert (apart[inner] < 2).mean() > 0.7
     with pytest.raises(InputError, match="most must be"):
         fiducial.keypoints(image, most=0)
 
@@ -336,13 +336,14 @@ def test_keypoints_of_a_long_image_take_no_more_memory_than_those_asked_for() ->
 
 
 def test_large_views_are_described_a_few_at_once_with_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    (moving, true), network = seen(170.0), api.load_registrar(None, "cpu")[1].network
+    (moving, true), network = seen(170.0), api.load_registrar(None, "cpu")[1].observer.network
     shapes: list[tuple[int, ...]] = []
     watch = network.cnn[0].register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    monkeypatch.setattr(views, "_AT_ONCE_PX", 4_000_000)
     together = fiducial.register(moving, fixed_image(), device="cpu", scale=1.0)
     assert max(shape[0] for shape in shapes) > 2
     shapes.clear()
-    monkeypatch.setattr(registrar, "_AT_ONCE_PX", 150_000)
+    monkeypatch.setattr(views, "_AT_ONCE_PX", 150_000)
     apart = fiducial.register(moving, fixed_image(), device="cpu", scale=1.0)
     watch.remove()
     assert max(np.prod(shape) for shape in shapes if shape[0] > 1) <= 150_000

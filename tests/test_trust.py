@@ -285,7 +285,7 @@ def test_pairs_of_different_scenes_are_the_negatives_of_register(monkeypatch: py
     fitted = fit_registrations(registrar, pairs, 4)
     assert (fitted.negatives, len(fitted.alarms)) == (1, 1)
     (case,) = [case for case in draw_cases(pairs, 4, seed=7) if case.moving_to_fixed is None]
-    judged = ImageRegistrar(registrar.source, fitted, registrar.device, bf16=registrar.bf16)
+    judged = registrar.judging_by(fitted)
     scenes = [open_scene(fiducial.images.from_array(image)) for image in (case.moving, case.fixed)]
     best = judged.find(*scenes, quick)
     assert fitted.alarms[0] == pytest.approx(0.0 if best is None else judged.probability(best))

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float64, UInt8
 
 from fiducial import metrics
-from fiducial.confidence import EvidenceCalibration, evidence_to_probability, fit_evidence, with_negatives
+from fiducial.confidence import EvidenceCalibration, fit_evidence, with_negatives
 from fiducial.coords import Matrix, apply_transform, corners_yx, image_center_yx, shift, similarity
 from fiducial.datasets import AlignedPair, read_aligned
 from fiducial.estimation import transform_distance
@@ -23,7 +23,7 @@ from fiducial.georeference import Search
 from fiducial.images import from_array
 from fiducial.landmarks.registrar import RANGE, RIGHT_PX, ImageRegistrar
 from fiducial.records import InputError, Progress
-from fiducial.scenes import open_scene
+from fiducial.scenes import Scene, open_scene
 from fiducial.ties import AGAINST, EVIDENCE, Answer
 
 Picture = UInt8[np.ndarray, "_ _"]
@@ -138,19 +138,19 @@ def fit_registrations(
     scenes are the negatives.
     """
     cases: list[tuple[list[Answer], list[bool]]] = []
-    absent: list[Float64[np.ndarray, "n k"]] = []
+    absent: list[tuple[Scene, Scene]] = []
     for done, case in enumerate(draw_cases(pairs, count, seed=7), start=1):
         scenes = open_scene(from_array(case.moving)), open_scene(from_array(case.fixed))
         answers = list(registrar.answers(registrar.pair(*scenes), UNKNOWN))
         cases.append((answers, [error_of(case, answer.matrix) < GOOD_PX + reference_px for answer in answers]))
         if case.moving_to_fixed is None:
-            absent.append(_evidence(answers))
+            absent.append(scenes)
         if progress is not None:
             progress(done, count)
     evidence = _evidence([answer for answers, _ in cases for answer in answers])
     right = np.array([value for _, values in cases for value in values], bool)
     first = fit_evidence(EVIDENCE, evidence, right, AGAINST)
-    judged = ImageRegistrar(registrar.source, first, registrar.device, bf16=registrar.bf16)
+    judged = registrar.judging_by(first)
     best = [(a, r) for a, r in cases if a]
     chosen = [int(np.argmax([judged.probability(answer) for answer in answers])) for answers, _ in best]
     fitted = fit_evidence(
@@ -159,7 +159,9 @@ def fit_registrations(
         np.array([values[i] for i, (_, values) in zip(chosen, best, strict=True)]),
         AGAINST,
     )
-    return with_negatives(fitted, np.array([evidence_to_probability(fitted, own).max(initial=0.0) for own in absent]))
+    judged = registrar.judging_by(fitted)
+    found = [judged.find(*scenes, UNKNOWN) for scenes in absent]
+    return with_negatives(fitted, np.array([0.0 if answer is None else judged.probability(answer) for answer in found]))
 
 
 def _evidence(answers: Sequence[Answer]) -> Float64[np.ndarray, "n k"]:

@@ -105,15 +105,15 @@ class KeypointNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 1 H W"]) -> Output:
         """Map gray images, equalized to [-1, 1] with 0 where undefined, of any size."""
-        maps = self._convolve(image)
+        maps = self.convolve(image)
         size = (image.shape[2], image.shape[3])
-        return Output(self._score(maps, size), self._describe(maps[1], size))
+        return Output(self.score(maps, size), self.describe_maps(maps, size))
 
     def describe(self, image: Float[Tensor, "b 1 H W"]) -> Float[Tensor, "b d h w"]:
         """Return the descriptors alone, which need no deformable convolution."""
-        return self._describe(self._convolve(image)[1], (image.shape[2], image.shape[3]))
+        return self.describe_maps(self.convolve(image), (image.shape[2], image.shape[3]))
 
-    def _convolve(self, image: Float[Tensor, "b 1 H W"]) -> tuple[Tensor, Tensor]:
+    def convolve(self, image: Float[Tensor, "b 1 H W"]) -> tuple[Tensor, Tensor]:
         """Return the maps of CNN-3 and CNN-5, at strides 2 and 4, of the image padded to a multiple of MULTIPLE."""
         h, w = image.shape[-2:]
         x = F.pad(image, (0, -w % MULTIPLE, 0, -h % MULTIPLE), mode="reflect")
@@ -123,7 +123,8 @@ class KeypointNet(nn.Module):
             maps.append(x)
         return maps[3], maps[5]  # (B, C, H/2, W/2), (B, C, H/4, W/4)
 
-    def _score(self, maps: tuple[Tensor, Tensor], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+    def score(self, maps: tuple[Tensor, Tensor], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+        """Return O of images of a size from what `convolve` says of them."""
         x = F.pad(maps[1], (_RIM,) * 4, mode="reflect")
         for i, conv in enumerate(self.dcn):
             x = conv(x) if i == 2 else torch.relu(self.dcn_norms[i](conv(x)))  # eq. 3
@@ -133,7 +134,9 @@ class KeypointNet(nn.Module):
         total = sum(weight * gamma for weight, gamma in zip(self.config.scale_weights, gammas, strict=True))  # eq. 7
         return torch.as_tensor(total)[:, 0, : size[0], : size[1]]
 
-    def _describe(self, fine: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b d i j"]:
+    def describe_maps(self, maps: tuple[Tensor, Tensor], size: tuple[int, int]) -> Float[Tensor, "b d i j"]:
+        """Return the descriptors of images of a size from what `convolve` says of them."""
+        fine = maps[1]  # (B, C, H/4, W/4)
         middle = self.deepen[0](self.down[0](fine))  # (B, C, H/8, W/8)
         coarse = self.deepen[1](self.down[1](middle))  # (B, C, H/16, W/16)
         x = self.lateral[2](coarse)

@@ -6,12 +6,13 @@ Glossary
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from fiducial.confidence import EvidenceCalibration, below, evidence_to_probability, share_probability, written
@@ -25,9 +26,8 @@ from fiducial.coords import (
 )
 from fiducial.estimation import Model, held_out_error, residuals, transform_distance
 from fiducial.georeference import Search, map_correction
-from fiducial.landmarks.network import STRIDE, KeypointNet, Output, confidence
-from fiducial.landmarks.views import SPACING_PX, Seen, decode, describe_points, match_views, only_shown, spaced
-from fiducial.layers import fold_norms
+from fiducial.landmarks.network import STRIDE, KeypointNet, confidence
+from fiducial.landmarks.views import SPACING_PX, Observer, Seen, decode, describe_points, match_views, spaced
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
 from fiducial.steps import Steps
@@ -68,7 +68,7 @@ CERTAIN = 0.8  # probability at which nothing else is searched, if no higher one
 RIGHT_PX = 5.0  # mean error, in pixels of the frame, under which an answer is right
 TILE_PX, MARGIN_PX = 512, 64  # of an image whose keypoints are looked for
 _ROUND_STEPS = 4 + CANDIDATES + FINALISTS  # of a search, as it reports its progress: scales of RANGE, votes, matches
-_AT_ONCE_PX = 4_000_000  # of views that are described at once
+_HELD_PX = 4_000_000  # of views that are rendered at once
 MOST_CANVAS_PX = 8_000_000  # on which the moving image is searched at once, over 20 times as long as the fixed one
 _FRAMES_KEPT = 4  # of the fixed image, with what the network says of them
 _ALIKE = 0.05  # change of scale for which no other frame is rendered
@@ -79,12 +79,12 @@ class Pair:
     """The images of a search.
 
     Attributes:
-        see_fixed: says what the fixed one shows in a frame, with O or without; what was seen last is kept.
+        see_fixed: says what the fixed one shows in a frame; what was seen last is kept.
     """
 
     moving: Scene
     fixed: Scene
-    see_fixed: Callable[[Frame, bool], Seen]
+    see_fixed: Callable[[Frame], Seen]
 
     @property
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -106,9 +106,13 @@ class ImageRegistrar:
     def __init__(
         self, network: KeypointNet, calibration: EvidenceCalibration | None, device: torch.device, *, bf16: bool
     ) -> None:
-        self.source, self.network = network, fold_norms(network).to(device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.calibration, self.device, self.bf16 = calibration, device, bf16
+        self.calibration, self.observer = calibration, Observer(network, device, bf16=bf16)
+
+    def judging_by(self, calibration: EvidenceCalibration) -> "ImageRegistrar":
+        """Return a registrar with the same network and another calibration."""
+        other = copy(self)
+        other.calibration = calibration
+        return other
 
     def keypoints(self, image: Image, provenance: Provenance, most: int, progress: Progress | None = None) -> Keypoints:
         """Return the `most` best keypoints of an image, read and searched tile by tile.
@@ -117,12 +121,16 @@ class ImageRegistrar:
             InputError: too small, without finite values, or not gray or color.
         """
         scene = _open(image)
-        places, score, vectors = np.zeros((0, 2)), np.zeros(0), np.zeros((0, self.network.config.descriptor), np.float32)
+        places, score, vectors = (
+            np.zeros((0, 2)),
+            np.zeros(0),
+            np.zeros((0, self.observer.network.config.descriptor), np.float32),
+        )
         parts = list(tiles(image.size, TILE_PX, MARGIN_PX))
         for done, tile in enumerate(parts, start=1):
-            y0, x0, y1, x1 = tile.aligned(16).window
+            y0, x0, y1, x1 = tile.aligned(32).window  # so that half of it begins where the network's coarsest cells do
             view, shown = scene.view(shift(-y0, -x0), (y1 - y0, x1 - x0))
-            output = self.forward(view)
+            output = self.observer.examine(view)
             yx, height = decode(output.score[0], torch.from_numpy(shown), most)
             place, (top, left, bottom, right) = yx + np.array([y0, x0]), tile.core
             own = ((place.round() >= (top, left)) & (place.round() < (bottom, right))).all(1)
@@ -145,24 +153,6 @@ class ImageRegistrar:
             pixel_to_world=image.pixel_to_world,
             provenance=provenance,
         )
-
-    @torch.inference_mode()
-    def forward(self, view: Float32[np.ndarray, "h w"]) -> Output:
-        """Run the network on a view; the output is in float32, on the CPU."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.network(self._batch(view[None]))
-        return Output(out.score.float().cpu(), out.descriptors.float().cpu())
-
-    @torch.inference_mode()
-    def describe(self, views: Float32[np.ndarray, "b h w"], shown: Bool[np.ndarray, "b h w"]) -> Float32[Tensor, "b d i j"]:
-        """Return the descriptors of views, zero for cells that show nothing."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            described = self.network.describe(self._batch(views)).float().cpu()
-        return only_shown(described, shown)
-
-    def _batch(self, views: Float32[np.ndarray, "b h w"]) -> Float32[Tensor, "b 1 h w"]:
-        batch = torch.from_numpy(np.ascontiguousarray(views))[:, None].to(self.device)
-        return batch.contiguous(memory_format=torch.channels_last)
 
     def register(
         self,
@@ -233,8 +223,8 @@ class ImageRegistrar:
     def pair(self, moving: Scene, fixed: Scene) -> Pair:
         """Return what a search goes through."""
 
-        def see_fixed(frame: Frame, by_peaks: bool) -> Seen:
-            return self.see(fixed, frame.to_frame, frame.size, by_peaks=by_peaks)
+        def see_fixed(frame: Frame) -> Seen:
+            return self.observer.see(fixed, frame.to_frame, frame.size)
 
         return Pair(moving, fixed, lru_cache(maxsize=_FRAMES_KEPT)(see_fixed))
 
@@ -285,8 +275,8 @@ class ImageRegistrar:
         matched = []
         for guess in sorted(votes, key=lambda guess: -guess.strength)[:CANDIDATES]:
             frame = choose_frame(guess.matrix, *pair.sizes, SEARCH_PX)
-            there = pair.see_fixed(frame, False)
-            ahead = match_views(there, self.see(pair.moving, frame.to_frame @ guess.matrix, frame.size, by_peaks=False), WIDE)
+            there = pair.see_fixed(frame)
+            ahead = match_views(there, self.observer.see(pair.moving, frame.to_frame @ guess.matrix, frame.size), WIDE)
             begun = replace(ahead, moving_yx=apply_transform(search.start, ahead.moving_yx))  # whose pixels need not be square
             found = fit_ties(model, begun, 2 * REACH_PX / frame.scale)
             if found is not None and is_plausible(found[0] @ search.start, search.start, *pair.sizes):
@@ -299,11 +289,11 @@ class ImageRegistrar:
         ((y, x),) = apply_transform(search.start, np.array([image_center_yx(pair.moving.image.size)])).tolist()
         turned = [similarity(scale, angle, (y, x)) @ search.start for angle in angles]  # oblong pixels turn as they are laid
         frame = choose_frame(turned[0], *pair.sizes, SEARCH_PX, whole=not search.known)
-        there, guesses = pair.see_fixed(frame, False), []
+        there, guesses = pair.see_fixed(frame), []
         canvases = [choose_canvas(frame, matrix, pair.moving.image.size, near=search.known) for matrix in turned]
         for size in dict.fromkeys(own for own, _ in canvases):
             to_canvas = [matrix for own, matrix in canvases if own == size]
-            step = max(1, _AT_ONCE_PX // (size[0] * size[1]))  # views are large where the moving image is by far the larger
+            step = max(1, _HELD_PX // (size[0] * size[1]))  # views are large where the moving image is by far the larger
             for part in (to_canvas[first : first + step] for first in range(0, len(to_canvas), step)):
                 for found, matrix in zip(vote(self._described(pair, part, size), there.descriptors), part, strict=True):
                     guesses.append(Guess(_laid(frame, found, matrix), found.strength))
@@ -312,17 +302,17 @@ class ImageRegistrar:
     def _described(self, pair: Pair, to_canvas: list[Matrix], size: tuple[int, int]) -> Float32[Tensor, "b d i j"]:
         """Return the descriptors of the moving image on several canvases of one size."""
         views = [pair.moving.view(matrix, size) for matrix in to_canvas]
-        return self.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
+        return self.observer.describe(np.stack([view for view, _ in views]), np.stack([shown for _, shown in views]))
 
     def _among_rivals(self, pair: Pair, answer: Answer, search: Search) -> Answer:
         """Return the most probable of an answer and those to places that agree nearly as well; the rest are its rivals."""
         answers = [answer]
-        for longest_px, by_peaks in ((SEARCH_PX, False), (WORK_PX, True)):  # as the fixed image was seen before
+        for longest_px in (SEARCH_PX, WORK_PX):
             frame = choose_frame(answer.matrix, *pair.sizes, longest_px, whole=not search.known)
             size, to_canvas = choose_canvas(frame, answer.matrix, pair.moving.image.size, near=search.known)
             if size[0] * size[1] > MOST_CANVAS_PX:
                 break
-            maps = self._described(pair, [to_canvas], size)[0], pair.see_fixed(frame, by_peaks).descriptors
+            maps = self._described(pair, [to_canvas], size)[0], pair.see_fixed(frame).descriptors
             for found in vote_all(*maps, round(APART_PX / STRIDE), ALIKE_VOTES)[: 1 + RIVALS]:
                 matrix, reach_px = _laid(frame, found, to_canvas), APART_PX / frame.scale
                 other = self._answer(pair, matrix, search) if _is_new(matrix, answers, reach_px, pair) else None
@@ -331,28 +321,20 @@ class ImageRegistrar:
         best, *rest = sorted(answers, key=lambda own: -self.probability(own))
         return replace(best, rivals=tuple(own.evidence for own in rest))
 
-    def see(self, scene: Scene, to_view: Matrix, size: tuple[int, int], *, by_peaks: bool) -> Seen:
-        """Return a view with its descriptors, zero for cells that show nothing, and, by peaks, with O."""
-        view, shown = scene.view(to_view, size)
-        if not by_peaks:
-            return Seen(to_view, shown, self.describe(view[None], shown[None])[0], None)
-        output = self.forward(view)
-        return Seen(to_view, shown, only_shown(output.descriptors, shown[None])[0], output.score[0])
-
     def _answer(self, pair: Pair, matrix: Matrix, search: Search) -> Answer | None:
         """Match twice in a finer frame, first over a wide neighborhood, then keypoints over a narrow one; judge the result."""
         model: Model = search.model if search.model in ("shift", "similarity") else "affine"
         frame = choose_frame(matrix, *pair.sizes, WORK_PX)
-        there = pair.see_fixed(frame, True)
-        view = self.see(pair.moving, frame.to_frame @ matrix, frame.size, by_peaks=False)
-        found = fit_ties(model, match_views(replace(there, score=None), view, WIDE), REACH_PX / frame.scale)
+        there, view = pair.see_fixed(frame), self.observer.see(pair.moving, frame.to_frame @ matrix, frame.size)
+        found = fit_ties(model, match_views(there, view, WIDE), REACH_PX / frame.scale)
         if found is None or not is_plausible(found[0], search.start, *pair.sizes):
             return None
         finer = choose_frame(found[0], *pair.sizes, WORK_PX)
         if abs(np.log(finer.scale / frame.scale)) > _ALIKE:
-            frame, there = finer, pair.see_fixed(finer, True)
-        view = self.see(pair.moving, frame.to_frame @ found[0], frame.size, by_peaks=True)
-        ahead, back = match_views(there, view, NARROW), match_views(view, there, NARROW).turned()
+            frame, there = finer, pair.see_fixed(finer)
+        view = self.observer.see(pair.moving, frame.to_frame @ found[0], frame.size)
+        ahead = match_views(there, view, NARROW, by_peaks=True)
+        back = match_views(view, there, NARROW, by_peaks=True).turned()
         return judge(search.model, ahead, back, frame, search.start, pair.sizes)
 
     def finish(self, moving: Scene, fixed: Scene, answer: Answer, search: Search, steps: Steps | None = None) -> Answer:
@@ -369,8 +351,8 @@ class ImageRegistrar:
             scale, parts = min(2 * scale, finest), []
             for (y, x), size in spread_tiles(best.matrix, scale, *sizes, WORK_PX // 2):
                 to_tile = shift(-y, -x) @ scale_transform(scale)
-                there = self.see(fixed, to_tile, size, by_peaks=False)
-                parts.append(match_views(there, self.see(moving, to_tile @ best.matrix, size, by_peaks=False), NARROW))
+                there, view = self.observer.see(fixed, to_tile, size), self.observer.see(moving, to_tile @ best.matrix, size)
+                parts.append(match_views(there, view, NARROW))
                 if steps is not None:
                     steps.add()
             ties = join(parts)

@@ -5,24 +5,29 @@ Glossary
     O the keypoint map.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fiducial.coords import Matrix, apply_transform, cell_centers_yx, from_cells, sample_bilinear, to_cells
-from fiducial.landmarks.network import STRIDE
+from fiducial.landmarks.network import STRIDE, KeypointNet, Output
+from fiducial.layers import fold_norms
+from fiducial.scenes import Scene
 from fiducial.ties import Ties
 from fiducial.voting import match_near
 
 POINTS = 700  # matched in a view
 SPACING_PX = 3  # between keypoints
 POINT_PX2 = 64  # of a view, in which one keypoint is matched: nearer ones see much the same and tell little more
+_AT_ONCE_PX = 250_000  # of views that go through the network at once: maps of more do not stay in a processor's cache
 
 Yx = Float64[np.ndarray, "n 2"]
 
@@ -33,13 +38,72 @@ class Seen:
 
     Attributes:
         to_view: from the image's pixels. shown: which pixels show the image.
-        score: O; None where it was not asked for.
+        score: computes O where it is asked for, once.
     """
 
     to_view: Matrix
     shown: Bool[np.ndarray, "h w"]
     descriptors: Float32[Tensor, "d i j"]
-    score: Float32[Tensor, "h w"] | None
+    score: Callable[[], Float32[Tensor, "h w"]]
+
+
+class Observer:
+    """Run a network on views of images; what it says is in float32, on the CPU."""
+
+    def __init__(self, network: KeypointNet, device: torch.device, *, bf16: bool) -> None:
+        self.network, self.device, self.bf16 = fold_norms(network).to(device), device, bf16
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+
+    def examine(self, view: Float32[np.ndarray, "h w"]) -> Output:
+        """Return the descriptors of a view, and O as the mean of eight looks: in four turns, and so at half the size.
+
+        What only one look finds seldom repeats (theory, eq. 8).
+        """
+        h, w = view.shape
+        with torch.inference_mode(), self._precision():
+            image = self._batch(view[None])
+            half = self._turned_score(F.avg_pool2d(image, 2, ceil_mode=True))
+            again = F.interpolate(half[:, None], scale_factor=2, mode="bilinear")[:, 0, :h, :w]
+            score, described = (self._turned_score(image) + again) / 2, self.network.describe(image)
+        return Output(score.float().cpu(), described.float().cpu())
+
+    def _turned_score(self, image: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
+        """Return the mean O of an image in its four turns by quarters, as it lies."""
+        looks = []
+        for quarters in range(4):
+            turned = image.rot90(quarters, (2, 3)).contiguous(memory_format=torch.channels_last)
+            score = self.network.score(self.network.convolve(turned), (turned.shape[2], turned.shape[3]))
+            looks.append(score.float().rot90(-quarters, (1, 2)))
+        return torch.stack(looks).mean(0)
+
+    def describe(self, views: Float32[np.ndarray, "b h w"], shown: Bool[np.ndarray, "b h w"]) -> Float32[Tensor, "b d i j"]:
+        """Return the descriptors of views, zero for cells that show nothing."""
+        with torch.inference_mode(), self._precision():
+            step = max(1, _AT_ONCE_PX // (views.shape[1] * views.shape[2]))
+            parts = (views[first : first + step] for first in range(0, len(views), step))
+            described = torch.cat([self.network.describe(self._batch(part)).float().cpu() for part in parts])
+        return only_shown(described, shown)
+
+    def see(self, scene: Scene, to_view: Matrix, size: tuple[int, int]) -> Seen:
+        """Return a view with its descriptors, zero for cells that show nothing; O is computed where it is asked for."""
+        view, shown = scene.view(to_view, size)
+        with torch.inference_mode(), self._precision():
+            maps = self.network.convolve(self._batch(view[None]))
+            described = self.network.describe_maps(maps, size).float().cpu()
+
+        @lru_cache(maxsize=1)
+        def score() -> Float32[Tensor, "h w"]:
+            with torch.inference_mode(), self._precision():
+                return self.network.score(maps, size).float().cpu()[0]
+
+        return Seen(to_view, shown, only_shown(described, shown[None])[0], score)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _batch(self, views: Float32[np.ndarray, "b h w"]) -> Float32[Tensor, "b 1 h w"]:
+        batch = torch.from_numpy(np.ascontiguousarray(views))[:, None].to(self.device)
+        return batch.contiguous(memory_format=torch.channels_last)
 
 
 def decode(
@@ -99,13 +163,13 @@ def only_shown(described: Float32[Tensor, "b d i j"], shown: Bool[np.ndarray, "b
     return described * (cells > 0.5)
 
 
-def match_views(own: Seen, other: Seen, radius: int) -> Ties:
-    """Match points of one view in another of its size, whose image counts as the moving one: keypoints, or cells of a grid."""
+def match_views(own: Seen, other: Seen, radius: int, *, by_peaks: bool = False) -> Ties:
+    """Match points of one view in another of its size, whose image counts as the moving one: cells of a grid, or keypoints."""
     both = torch.from_numpy(own.shown & other.shown)
     area = int(both.sum())
     most = min(POINTS, area // POINT_PX2)
     spacing = max(SPACING_PX, round(0.6 * (area / POINTS) ** 0.5))  # so that keypoints are spread
-    yx = _grid_points(both) if own.score is None else decode(own.score, both, most, spacing)[0]
+    yx = decode(own.score(), both, most, spacing)[0] if by_peaks else _grid_points(both)
     cells = to_cells(torch.from_numpy(yx), STRIDE).float()
     pairs = match_near(own.descriptors, other.descriptors, cells, radius)
     own_yx, other_yx = (
