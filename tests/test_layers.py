@@ -87,20 +87,37 @@ def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
 
 
 def test_deformable_convolution_equals_a_loop() -> None:
-    x, offset = torch.rand(1, 2, 6, 7, dtype=torch.float64), torch.randn(1, 18, 6, 7, dtype=torch.float64)
-    mask, weight = torch.rand(1, 9, 6, 7, dtype=torch.float64), torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    x, offset = torch.rand(2, 2, 6, 7, dtype=torch.float64), 3 * torch.randn(2, 18, 6, 7, dtype=torch.float64)
+    mask, weight = torch.rand(2, 9, 6, 7, dtype=torch.float64), torch.randn(4, 2, 3, 3, dtype=torch.float64)
     got = deformable_conv2d(x, offset, mask, weight, torch.zeros(4, dtype=torch.float64))
-    for y, column in ((0, 0), (3, 4), (5, 6)):
+    for n, y, column in ((0, 0, 0), (0, 3, 4), (1, 5, 6), (1, 0, 6)):
         total = np.zeros(4)
         for k in range(9):
             place = [
-                [y + k // 3 - 1 + offset[0, 2 * k, y, column].item()],
-                [column + k % 3 - 1 + offset[0, 2 * k + 1, y, column].item()],
+                [y + k // 3 - 1 + offset[n, 2 * k, y, column].item()],
+                [column + k % 3 - 1 + offset[n, 2 * k + 1, y, column].item()],
             ]
-            padded = [np.pad(x[0, c].numpy(), 4) for c in range(2)]
-            value = np.array([map_coordinates(p, np.array(place) + 4, order=1)[0] for p in padded])
-            total += mask[0, k, y, column].item() * (weight[:, :, k // 3, k % 3].numpy() @ value)
-        np.testing.assert_allclose(got[0, :, y, column].numpy(), total, atol=1e-9)
+            padded = [np.pad(x[n, c].numpy(), 20) for c in range(2)]
+            value = np.array([map_coordinates(p, np.array(place) + 20, order=1)[0] for p in padded])
+            total += mask[n, k, y, column].item() * (weight[:, :, k // 3, k % 3].numpy() @ value)
+        np.testing.assert_allclose(got[n, :, y, column].numpy(), total, atol=1e-9)
+
+
+def test_deformable_convolution_learns_offsets_as_well_as_weights() -> None:
+    x, offset = torch.rand(2, 3, 5, 6, dtype=torch.float64), torch.rand(2, 18, 5, 6, dtype=torch.float64)
+    given = (x, offset, torch.rand(2, 9, 5, 6, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64))
+    assert torch.autograd.gradcheck(deformable_conv2d, tuple(t.requires_grad_() for t in (*given, torch.zeros(4).double())))
+
+
+def test_deformable_convolution_keeps_a_fraction_of_a_pixel_far_from_the_corner() -> None:
+    ramp = torch.arange(400.0).expand(1, 1, 3, 400)
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[..., 1, 1] = 1
+    offset = torch.full((1, 18, 3, 400), 0.25, dtype=torch.bfloat16)  # exact in it; 390.25 is not
+    out = deformable_conv2d(ramp, offset, None, weight, torch.zeros(1))
+    assert out[0, 0, 1, 390].item() == pytest.approx(390.25, abs=1e-3)
+    nowhere = deformable_conv2d(ramp, torch.full_like(offset, float("nan")), None, weight, torch.zeros(1))
+    assert nowhere.isnan().all()  # of a training that came apart; no place outside is read
 
 
 def test_folded_normalization_changes_nothing_but_the_work() -> None:

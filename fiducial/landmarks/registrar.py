@@ -120,12 +120,8 @@ class ImageRegistrar:
         Raises:
             InputError: too small, without finite values, or not gray or color.
         """
-        scene = _open(image)
-        places, score, vectors = (
-            np.zeros((0, 2)),
-            np.zeros(0),
-            np.zeros((0, self.observer.network.config.descriptor), np.float32),
-        )
+        scene, length = _open(image), self.observer.network.config.descriptor
+        places, score, vectors = np.zeros((0, 2)), np.zeros(0), np.zeros((0, length), np.float32)
         parts = list(tiles(image.size, TILE_PX, MARGIN_PX))
         for done, tile in enumerate(parts, start=1):
             y0, x0, y1, x1 = tile.aligned(32).window  # so that half of it begins where the network's coarsest cells do

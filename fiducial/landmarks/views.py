@@ -57,7 +57,7 @@ class Observer:
     def examine(self, view: Float32[np.ndarray, "h w"]) -> Output:
         """Return the descriptors of a view, and O as the mean of eight looks: in four turns, and so at half the size.
 
-        What only one look finds seldom repeats (theory, eq. 8).
+        What only one look finds seldom repeats (theory, eq. 19).
         """
         h, w = view.shape
         with torch.inference_mode(), self._precision():
