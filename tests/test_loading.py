@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fiducial
-from fiducial.api.loading import METERS, check_most, ratio_of_pixels
+from fiducial.api.loading import METERS, check_count, ratio_of_pixels
 from fiducial.images import from_array
 from fiducial.images.stated import UNITS, unit_of
 from fiducial.records import Image, InputError
@@ -47,7 +47,7 @@ def test_verbs_take_the_scale_from_pixel_sizes_in_any_unit(unit: str, rng: np.ra
 @pytest.mark.parametrize("most", [2.5, 2.0, "3", None, True, False, np.True_, np.arange(3), 0, -1, float("nan")])
 def test_a_count_that_is_none_is_refused_in_one_line(most: object) -> None:
     with pytest.raises(InputError, match="most must be a whole number, at least 1, got ") as caught:
-        check_most(most)
+        check_count("most", most)
     assert "\n" not in str(caught.value)
 
 
@@ -60,4 +60,7 @@ def test_verbs_ask_whether_a_count_is_one(most: int) -> None:
 
 
 def test_counts_of_numpy_are_counts() -> None:
-    assert [(count, type(count)) for count in (check_most(3), check_most(np.int16(7)))] == [(3, int), (7, int)]
+    assert [(count, type(count)) for count in (check_count("most", 3), check_count("most", np.int16(7)))] == [
+        (3, int),
+        (7, int),
+    ]

@@ -312,8 +312,14 @@ def test_keypoints_follow_the_image_and_are_the_best_of_it() -> None:
     apart = np.linalg.norm(found.yx[:, None] - (moved.yx + np.array([16, 32]))[None], axis=-1).min(axis=1)
     inner = (found.yx > [40, 56]).all(axis=1) & (found.yx < np.array(image.shape) - 24).all(axis=1)
     assert (apart[inner] < 2).mean() > 0.7
+    spread = fiducial.keypoints(image, most=200, spacing=12)
+    assert cKDTree(spread.yx).query(spread.yx, 2)[0][:, 1].min() > 11
+    assert spread.score[0] == found.score[0]  # the best point stays, those around it give way to others
+    assert np.ptp(spread.yx, axis=0).prod() > np.ptp(found.yx, axis=0).prod()
     with pytest.raises(InputError, match="most must be"):
         fiducial.keypoints(image, most=0)
+    with pytest.raises(InputError, match="spacing must be a whole number, from 1 to 64"):
+        fiducial.keypoints(image, spacing=65)
 
 
 def test_keypoints_of_tiles_do_not_crowd_at_the_seams() -> None:
@@ -425,6 +431,8 @@ def test_keypoints_are_written_as_the_suffix_says(folder: Path) -> None:
         assert status == 0
         assert "40 points" in text
         assert (folder / name).stat().st_size > 0
+    drawn, fixed = (cv2.imread(str(folder / name)) for name in ("k.png", "fixed.png"))
+    assert (cv2.resize(drawn, fixed.shape[1::-1]) == fixed).all(-1).mean() > 0.3  # over the image, not over black
     table = pd.read_csv(folder / "k.csv")
     np.testing.assert_allclose(table[["y_px", "x_px"]], fiducial.keypoints(folder / "fixed.png", most=40).yx, atol=1e-3)
     for words in (["--most", 0], ["-o", folder / "k.xyz"], ["--device", "tpu"]):

@@ -84,14 +84,15 @@ def scale_bounds(scale: object, near: float) -> tuple[float, float] | None:
     return (least, largest) if np.iterable(scale) else (least / near, largest * near)
 
 
-def check_most(most: object) -> int:
-    """Return how many answers are asked for; refuse what is no whole number above 0; raises InputError."""
+def check_count(name: str, given: object, largest: int | None = None) -> int:
+    """Return an option that is a whole number from 1 to `largest`, if there is one; raises InputError for any other."""
     try:
-        count = operator.index(most) if isinstance(most, SupportsIndex) and not isinstance(most, bool) else 0
+        count = operator.index(given) if isinstance(given, SupportsIndex) and not isinstance(given, bool) else 0
     except TypeError:  # an array of several
         count = 0
-    if count < 1:
-        raise InputError(f"most must be a whole number, at least 1, got {most!r}")
+    if count < 1 or (largest is not None and count > largest):
+        bounds = "at least 1" if largest is None else f"from 1 to {largest}"
+        raise InputError(f"{name} must be a whole number, {bounds}, got {given!r}")
     return count
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from fiducial import weights as weight_files
 from fiducial.api.loading import (
     Source,
+    check_count,
     check_evidence,
-    check_most,
     check_probability,
     least_probability,
     ratio_of_pixels,
@@ -91,7 +91,7 @@ def locate(
 def check_search(most: int, scale: float | Sequence[float] | None) -> int:
     """Return how many places are asked for; refuse options of `locate` that cannot be meant; raises InputError."""
     scale_bounds(scale, _NEAR)
-    return check_most(most)
+    return check_count("most", most)
 
 
 def _scales(query: Image, source: Image, scale: float | Sequence[float] | None) -> tuple[float, float]:

@@ -10,8 +10,8 @@ import numpy as np
 from fiducial import weights as weight_files
 from fiducial.api.loading import (
     Source,
+    check_count,
     check_evidence,
-    check_most,
     check_probability,
     least_probability,
     ratio_of_pixels,
@@ -25,7 +25,8 @@ from fiducial.estimation import MODELS, Model
 from fiducial.georeference import Search, check_expressible, stated_transform
 from fiducial.images import MAX_BYTES, as_image
 from fiducial.landmarks.network import KeypointNet
-from fiducial.landmarks.registrar import RANGE, ImageRegistrar
+from fiducial.landmarks.registrar import MARGIN_PX, RANGE, ImageRegistrar
+from fiducial.landmarks.views import SPACING_PX
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.ties import EVIDENCE, local_scale
 from fiducial.version import VERSION
@@ -41,6 +42,7 @@ def keypoints(
     weights: str | Path | None = None,
     device: str = "auto",
     most: int = 1000,
+    spacing: int = SPACING_PX,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> Keypoints:
@@ -51,6 +53,7 @@ def keypoints(
         weights: a file of one's own; the shipped weights by default.
         device: "auto" (CUDA if present), "cpu" or "cuda".
         most: how many points to return at most.
+        spacing: how far apart they lie along an axis, 1 to 64 px: the best of an image often crowd where it is best.
         max_bytes: budget for the pixels of one read.
         progress: called with (tiles done, tiles in all).
 
@@ -58,11 +61,11 @@ def keypoints(
         InputError: an image that cannot be read, has no finite value, is not gray or color, or under 48 px a side; options or
             weights that cannot be meant or loaded.
     """
-    count = check_most(most)
+    count, apart = check_count("most", most), check_count("spacing", spacing, MARGIN_PX)
     seen = as_image(image, max_bytes)
     loaded, registrar = _load(weights, device)  # the scores of points need no calibration
-    made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", count),))
-    return registrar.keypoints(seen, made, count, progress)
+    made = Provenance(VERSION, loaded.name, loaded.sha256, (("most", count), ("spacing", apart)))
+    return registrar.keypoints(seen, made, count, apart, progress)
 
 
 def register(

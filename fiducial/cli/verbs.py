@@ -210,6 +210,7 @@ def keypoints(
     weights: Weights = None,
     device: Device = "auto",
     most: Annotated[int, typer.Option(help="Points to return at most.")] = 1000,
+    spacing: Annotated[int, typer.Option(help="Pixels from each other along an axis, at least.")] = 3,
     max_bytes: MaxBytes = FOUR_GIB,
 ) -> None:
     """Find points that a view of the same scene by another sensor would show too, best first.
@@ -217,12 +218,25 @@ def keypoints(
     Example: fiducial keypoints scene.tif --most 300 -o points.csv
     """
     with Errors():
-        from fiducial import api, runs  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415
+
+        from fiducial import api, images, runs  # noqa: PLC0415
         from fiducial.formats.keypoints import FORMATS  # noqa: PLC0415
 
         runs.check_file(out, FORMATS)
         with Bar("searching") as bar:
             bar.begin(0, 1)
-            found = api.keypoints(image, weights=weights, device=device, most=most, max_bytes=max_bytes, progress=bar.part)
-        found.save(out)
-    typer.echo(f"{out}: {len(found)} points")
+            found = api.keypoints(
+                image,
+                weights=weights,
+                device=device,
+                most=most,
+                spacing=spacing,
+                max_bytes=max_bytes,
+                progress=bar.part,
+            )
+        if out.suffix.lower() == ".png":
+            images.write_image(out, np.asarray(found.plot(image)))
+        else:
+            found.save(out)
+    typer.echo(f"{out}: {len(found):,} point{'s' * (len(found) != 1)}")

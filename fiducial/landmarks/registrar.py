@@ -27,7 +27,7 @@ from fiducial.coords import (
 from fiducial.estimation import Model, held_out_error, residuals, transform_distance
 from fiducial.georeference import Search, map_correction
 from fiducial.landmarks.network import STRIDE, KeypointNet, confidence
-from fiducial.landmarks.views import SPACING_PX, Observer, Seen, decode, describe_points, match_views, spaced
+from fiducial.landmarks.views import Observer, Seen, decode, describe_points, match_views, spaced
 from fiducial.records import Image, InputError, Keypoints, Progress, Provenance, Registration
 from fiducial.scenes import Scene, open_scene
 from fiducial.steps import Steps
@@ -114,8 +114,10 @@ class ImageRegistrar:
         other.calibration = calibration
         return other
 
-    def keypoints(self, image: Image, provenance: Provenance, most: int, progress: Progress | None = None) -> Keypoints:
-        """Return the `most` best keypoints of an image, read and searched tile by tile.
+    def keypoints(
+        self, image: Image, provenance: Provenance, most: int, spacing_px: int, progress: Progress | None = None
+    ) -> Keypoints:
+        """Return the `most` best keypoints of an image, `spacing_px` apart along an axis, read and searched tile by tile.
 
         Raises:
             InputError: too small, without finite values, or not gray or color.
@@ -127,12 +129,12 @@ class ImageRegistrar:
             y0, x0, y1, x1 = tile.aligned(32).window  # so that half of it begins where the network's coarsest cells do
             view, shown = scene.view(shift(-y0, -x0), (y1 - y0, x1 - x0))
             output = self.observer.examine(view)
-            yx, height = decode(output.score[0], torch.from_numpy(shown), most)
+            yx, height = decode(output.score[0], torch.from_numpy(shown), most, spacing_px)
             place, (top, left, bottom, right) = yx + np.array([y0, x0]), tile.core
             own = ((place.round() >= (top, left)) & (place.round() < (bottom, right))).all(1)
             score, places = np.concatenate([score, height[own]]), np.concatenate([places, place[own]])
             best = np.argsort(-score, kind="stable")
-            best = best[spaced(places[best], SPACING_PX - 1)][:most]  # now: all of a giant image would not fit into memory
+            best = best[spaced(places[best], spacing_px - 1)][:most]  # now: all of a giant image would not fit into memory
             score, places = score[best], places[best]
             vectors = np.concatenate([vectors, describe_points(output.descriptors[0], yx[own])])[best]
             if progress is not None:
