@@ -1,9 +1,11 @@
 """Keypoints are taken off the map O where it is highest, to parts of a pixel."""
 
+import cv2
 import numpy as np
 import torch
 
-from fiducial.landmarks.views import SPACING_PX, decode, spaced
+from fiducial import api
+from fiducial.landmarks.views import SPACING_PX, Observer, decode, spaced
 
 SIZE = (20, 31)
 
@@ -50,3 +52,18 @@ def test_of_points_that_crowd_the_best_stay_and_none_goes_without_need(rng: np.r
     assert 20 < kept.sum() < 180
     assert spaced(np.zeros((0, 2)), 2.0).shape == (0,)
     assert spaced(np.zeros((4, 2)), 2.0).tolist() == [True, False, False, False]
+
+
+def test_keypoints_turn_with_the_image(rng: np.random.Generator) -> None:
+    shipped = api.load_registrar(None, "cpu")[1].observer
+    observer = Observer(shipped.network, shipped.device, bf16=False)
+    view = np.tanh(cv2.GaussianBlur(rng.normal(0, 12, (96, 128)), (0, 0), 3)).astype(np.float32)  # sides a network need not pad
+    upright = observer.examine(view).score[0]
+    for quarters in (1, 2, 3):
+        turned = observer.examine(np.rot90(view, quarters)).score[0]
+        np.testing.assert_allclose(np.rot90(turned.numpy(), -quarters), upright.numpy(), atol=1e-3)
+    assert upright.std() > 0.1
+    odd = observer.examine(view[:95, :101])
+    assert odd.score.shape == (1, 95, 101)
+    inner = slice(0, 40), slice(0, 40)
+    np.testing.assert_allclose(odd.score[0][inner], upright[inner], atol=0.2)  # half the size begins at the same corner
