@@ -35,7 +35,7 @@ FOLDER = Path(__file__).parent / "weights"
 SHIPPED: Mapping[str, tuple[str, str]] = {
     "blobs": ("blobs_slim.safetensors", "1fb738b2521d5159349e7b90d120fb3c21211c05b9c6c2c943106737cd94b1df"),
     "defects": ("defects_slim.safetensors", "dd03b0fa076e4a3e09c2349ff67f5b86483a9dc06407edf09d96c7fb3d0ae76a"),
-    "keypoints": ("keypoints_slim.safetensors", "c30f813a5a759f5a3e936a8e02fb7eba9d08df5d56b25accaea8782901e95b23"),
+    "keypoints": ("keypoints_slim.safetensors", "7da886084820d4cdf668424f80f85ad2da3619b1db0d31c9d69b6a8a43760c44"),
     "places": ("places_slim.safetensors", "0b9372da5420be6dcdf100baec33333c1c6ff1722dd803de018caabce5e673ef"),
     "triplets": ("places_triplet.safetensors", "33b7ebbe4d53a9ee25d5aea641f358cedd49e8b82b30520bf3502394246f6b28"),
 }
