@@ -132,7 +132,7 @@ def read_pairs(root: Path, groups: tuple[str, ...] = (), *, but: tuple[str, ...]
     if unknown := [name for name in (*groups, *but) if name not in known]:
         raise InputError(f"no pair of {root} belongs to {', '.join(unknown)}: its groups are {', '.join(sorted(known)[:20])}")
     if not pairs:
-        raise InputError(f"no pair of groups {list(groups) or 'any'} but {list(but)} in {root}")
+        raise InputError(f"all groups of {root} are held out ({', '.join(but)}): none is left to learn from")
     return tuple(pairs)
 
 
@@ -231,6 +231,8 @@ def read_aligned(root: Path, names: tuple[str, ...] = ()) -> tuple[AlignedPair, 
     for first, second in ALIGNED_FOLDERS:
         if (root / first).is_dir() and (root / second).is_dir():
             paths = [path for path in list_images(root / first) if not names or path.stem in names]
+            for path in () if names else list_images(root / second):
+                _existing(root / first / path.stem, "")
             return tuple(_read_aligned(path, root / second) for path in paths)
     raise InputError(f"expected folders a/ and b/, or opt/ and sar/, of aligned images in {root}, found neither")
 
@@ -395,7 +397,7 @@ def _with_labels(path: Path, folder: Path) -> CrowdImage:
 def _read_points(path: Path) -> Crowd:
     """Read centers, of columns as in `read_crowds`; blobs without a radius get a third of the median distance to others."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, skipinitialspace=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} as CSV: {str(error).strip()}") from error
     if "axis-2" in table.columns:

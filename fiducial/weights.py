@@ -98,6 +98,27 @@ def save(
         temporary.chmod(0o644)  # safetensors writes for the owner alone
 
 
+def family_of(path: Path) -> str | None:
+    """Return the family of the weights in a file; None where there is none, or no weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("family")
+    except (OSError, SafetensorError):
+        return None
+
+
+def holds(path: Path, family: str, network: Network) -> bool:
+    """Say whether a file holds this very network, calibrated or not."""
+    if family_of(path) != family:
+        return False
+    try:
+        held = load(family, path).network
+    except InputError:
+        return False
+    own, known = (dict(each.named_parameters()) for each in (network, held))
+    return held.config == network.config and all(torch.equal(own[k].detach().cpu().half(), known[k].half()) for k in known)
+
+
 def load(family: str, source: str | Path | None = None) -> Weights:
     """Load weights of a family: the shipped file (None), a shipped name, or a file of the user's.
 

@@ -82,7 +82,10 @@ def train_defects(
     Example: fiducial train defects --data my_boards -o runs/mine --hold-out line3
     """
     with Errors():
+        from fiducial import runs  # noqa: PLC0415
         from fiducial.train.defects import train_defects_on  # noqa: PLC0415
+
+        runs.check_file(out / "weights.safetensors")
 
         train_defects_on(data, out, classes, steps, start=start, scratch=scratch, hold_out=hold_out)
     typer.echo(f"{out / 'weights.safetensors'}" + ("" if hold_out else ": not calibrated, which inspect needs (--hold-out)"))
@@ -103,7 +106,10 @@ def train_places(
     Example: fiducial train places --data my_micrographs -o runs/mine
     """
     with Errors():
+        from fiducial import runs  # noqa: PLC0415
         from fiducial.train.places import train_places_on  # noqa: PLC0415
+
+        runs.check_file(out / "weights.safetensors")
 
         train_places_on(data, out, steps, start=start, scratch=scratch)
     typer.echo(f"{out / 'weights.safetensors'}")
@@ -128,7 +134,10 @@ def train_blobs(
     Example: fiducial train blobs --data my_nuclei -o runs/mine
     """
     with Errors():
+        from fiducial import runs  # noqa: PLC0415
         from fiducial.train.blobs import train_blobs_on  # noqa: PLC0415
+
+        runs.check_file(out / "weights.safetensors")
 
         train_blobs_on(data, out, steps, start=start, scratch=scratch)
     typer.echo(f"{out / 'weights.safetensors'}")
@@ -152,7 +161,10 @@ def train_keypoints(
     Example: fiducial train keypoints --data my_scenes -o runs/mine
     """
     with Errors():
+        from fiducial import runs  # noqa: PLC0415
         from fiducial.train.keypoints import train_keypoints_on  # noqa: PLC0415
+
+        runs.check_file(out / "weights.safetensors")
 
         train_keypoints_on(data, out, steps, start=start, scratch=scratch)
     typer.echo(f"{out / 'weights.safetensors'}")

@@ -17,7 +17,7 @@ from fiducial.crowds import NOTHING, Crowd
 from fiducial.datasets import CrowdImage, read_crowds
 from fiducial.images import from_array
 from fiducial.metrics import Counts
-from fiducial.records import Progress
+from fiducial.records import InputError, Progress
 
 SMALL_PX = 12.0  # radius under which errors of place are also told in pixels
 TWENTY = 20  # images, of which one may lie outside an interval of 95 %
@@ -119,6 +119,13 @@ def find(detector: BlobDetector, image: CrowdImage, min_probability: float = 0.5
     return Findings(found.yx[kept], found.radius[kept], score[kept], interval, seconds)
 
 
+def check_blobs(images: Sequence[CrowdImage]) -> None:
+    """Refuse images of which none holds a blob: nothing is learned from them, or fitted on them; raises InputError."""
+    if not any(len(image.crowd) for image in images):
+        names = ", ".join(image.name for image in images[:5])
+        raise InputError(f"no blob is marked in {names}: check how the masks, points or boxes were written")
+
+
 def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: Progress | None = None) -> CrowdCalibration:
     """Fit probabilities, the spread of counts and the alarms on images that the network did not learn from.
 
@@ -126,8 +133,9 @@ def fit_crowds(detector: BlobDetector, images: Sequence[CrowdImage], progress: P
     are then not narrower than that calibration has them.
 
     Raises:
-        InputError: nothing is found in any of them.
+        InputError: no blob is marked, or nothing is found, in any of them.
     """
+    check_blobs(images)
     evidence, true, owner = [], [], []
     for done, image in enumerate(images, start=1):
         found, known = detector.candidates(from_array(image.pixels))

@@ -34,6 +34,7 @@ _SMALLEST_CUT_PX = 64  # side of a query
 FIRST_CASES = 6  # at least, of a first fit
 _LARGEST_CUT = 0.6  # side of a query, in parts of that of what it is cut from, or of the source
 # Sides of a source, and of what a query is cut from: it must fit in with room around, and have pixels enough.
+_TRIES = 50  # of a case, until its images show something
 _LEAST_SOURCE_PX, _LEAST_CUT_FROM_PX = 1.1 * SMALLEST_PX / 0.7, SMALLEST_QUERY_PX / _LARGEST_CUT + 1
 
 
@@ -148,7 +149,7 @@ def draw_cases(images: Sequence[Picture], count: int, seed: int) -> Iterator[Pla
     Images that are too small, and factors that leave none large enough, are left out.
 
     Raises:
-        InputError: all images are too small.
+        InputError: all images are too small, or show nothing.
     """
     largest, images = (
         max((min(image.shape) for image in images), default=0),
@@ -160,7 +161,13 @@ def draw_cases(images: Sequence[Picture], count: int, seed: int) -> Iterator[Pla
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         factor, shown = factors[(i // 6) % len(factors)], LOOKS[int(rng.integers(len(LOOKS)))]
-        yield make_case(images, rng, upright=i % 2 == 0, present=i % 3 != 2, factor=factor, look=shown)
+        tries = (
+            make_case(images, rng, upright=i % 2 == 0, present=i % 3 != 2, factor=factor, look=shown) for _ in range(_TRIES)
+        )
+        case = next((case for case in tries if np.ptp(case.query) > 0 and np.ptp(case.source) > 0), None)
+        if case is None:
+            raise InputError(f"each of {_TRIES} views cut from these images is constant: leave out images of nothing")
+        yield case
 
 
 def locator_method(locator: PlaceLocator) -> Method:

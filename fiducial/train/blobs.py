@@ -14,8 +14,8 @@ from fiducial.blobs.samples import Pool, batch_loss, collate, collate_pairs, mak
 from fiducial.confidence import CrowdCalibration
 from fiducial.datasets import read_crowds
 from fiducial.device import choose_device, has_fast_bf16
-from fiducial.evaluate.blobs import fit_crowds
-from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
+from fiducial.evaluate.blobs import check_blobs, fit_crowds
+from fiducial.train.loop import Schedule, Task, begin, calibrating, check_start, fit, hold_out, publisher
 
 SHARE_OF_CONTRAST = 0.1  # steps of the second stage, in parts of those of the first
 SLOWER = 0.3  # learning rate of the second stage, in parts of that of the first
@@ -70,11 +70,14 @@ def train_blobs_on(data: Path, out: Path, steps: int, *, start: Path | None = No
     Raises:
         InputError: fewer than five images in the folder, or as `train_blobs`.
     """
-    images, held = hold_out(read_crowds(data), data)
-    known = weights.load("blobs", start)
-    begun = None if scratch else known.network
+    from_weights = begin(out, "blobs", start, scratch=scratch)
+    known = weights.load("blobs") if from_weights is None else from_weights
+    begun = None if from_weights is None else from_weights.network
     assert begun is None or isinstance(begun, CADSN)
     assert known.calibration is None or isinstance(known.calibration, CrowdCalibration)
+    images, held = hold_out(read_crowds(data), data)
+    check_blobs(images)
+    check_blobs(held)
     card = {
         "data": f"{len(images)} images of {data.name}, and drawn crowds",
         "license": "the user's",

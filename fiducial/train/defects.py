@@ -15,7 +15,7 @@ from fiducial.defects.samples import CLASSES, Pool, batch_loss, collate, make_sa
 from fiducial.device import choose_device, has_fast_bf16
 from fiducial.evaluate.defects import fit_calibration
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, check_start, fit, publisher
+from fiducial.train.loop import Schedule, Task, begin, check_start, fit, publisher
 
 
 def train_defects(
@@ -63,12 +63,13 @@ def train_defects_on(
     Raises:
         InputError: no pairs in the folder, or as `train_defects`.
     """
+    known = begin(out, "defects", start, scratch=scratch)
+    begun = None if known is None else known.network
+    assert begun is None or isinstance(begun, BGNet)
     names = CLASSES if classes is None else listed(classes)
     held = listed(hold_out)
     pairs, others = read_pairs(data, but=held), read_pairs(data, held) if held else ()
     margin = BOX_MARGIN_PX if is_deeppcb(data) else 0.0
-    begun = None if scratch else weights.load("defects", start).network
-    assert begun is None or isinstance(begun, BGNet)
     card = {"data": f"{len(pairs)} pairs of {data.name}", "license": "the user's", "recipe": "fiducial train defects"}
     config = replace(slim(names) if begun is None else begun.config, classes=names, box_margin_px=margin)
     pool = Pool(pairs, (), boards=names == CLASSES)

@@ -18,7 +18,7 @@ from fiducial.landmarks.network import Config, KeypointNet
 from fiducial.landmarks.registrar import ImageRegistrar
 from fiducial.landmarks.samples import Pool, batch_loss, change_modality, collate, contrast_batch_loss, make_pool, make_sample
 from fiducial.records import InputError
-from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
+from fiducial.train.loop import Schedule, Task, begin, calibrating, check_start, fit, hold_out, publisher
 
 CASES, SEED = 120, 3  # that probabilities are fitted on; of the changes of modality
 LEAST = 10  # pairs or images, of which two are held out: cases need a second scene
@@ -43,7 +43,7 @@ def train_keypoints(
     batch, keypoints too. With a `start` the first stage is left out.
 
     Raises:
-        InputError: the start has another configuration.
+        InputError: the start has another configuration, or the folder a run that had one where this has none.
     """
     torch.manual_seed(schedule.seed)
     network: nn.Module = KeypointNet(config)
@@ -56,6 +56,10 @@ def train_keypoints(
     near, features, peaks = (replace(schedule, steps=max(1, round(share * schedule.steps))) for share in SHARES)
     peaks = replace(peaks, batch=max(2, schedule.batch // 2), learning_rate=SLOWER * schedule.learning_rate)
     if start is None:
+        if (out / "features" / "state.safetensors").is_file() and not (out / "near" / "state.safetensors").is_file():
+            raise InputError(
+                f"{out} is a run that began with weights: resume it with the same options, or choose another folder"
+            )
         network = fit(network, Task(partial(draw, ease=EASE), collate, contrast_batch_loss), near, out / "near", publish)
     network = fit(network, Task(draw, collate, contrast_batch_loss), features, out / "features", publish)
     network = fit(network, Task(draw, collate, batch_loss), peaks, out / "peaks", publish)
@@ -73,6 +77,9 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
     Raises:
         InputError: fewer than ten pairs or images in the folder, one that is too small or too large, or as `train_keypoints`.
     """
+    known = begin(out, "keypoints", start, scratch=scratch)
+    begun = None if known is None else known.network
+    assert begun is None or isinstance(begun, KeypointNet)
     paired = any((data / first).is_dir() for first, _ in ALIGNED_FOLDERS)
     images = () if paired else zip(list_images(data), read_textures((data,), longest_px=2048), strict=True)
     pairs = read_aligned(data) if paired else tuple(_with_itself(p.stem, image, i) for i, (p, image) in enumerate(images))
@@ -80,8 +87,6 @@ def train_keypoints_on(data: Path, out: Path, steps: int, *, start: Path | None 
         raise InputError(f"training needs at least {LEAST} pairs or images, {data} holds {len(pairs)}")
     check_sides(pairs)  # before the training: it would not end on some, and those held out are too small for cases after it
     kept, held = hold_out(pairs, data)
-    begun = None if scratch else weights.load("keypoints", start).network
-    assert begun is None or isinstance(begun, KeypointNet)
     card = {"data": f"{len(kept)} scenes of {data.name}", "license": "the user's", "recipe": "fiducial train keypoints"}
     singles = tuple(pair.a for pair in kept)
     pool = make_pool(kept if paired else (), singles)

@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich import progress
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -151,7 +153,7 @@ def fit(
     loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate)
     batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     saved, since, logged = time.monotonic(), time.monotonic(), start
-    with _training_bar() as bar:
+    with _training_bar() as bar, _stopping() as stopped:
         shown = bar.add_task("training", total=schedule.steps, completed=start, loss=float("nan"))
         for step in range(start, schedule.steps):
             for group in optimizer.param_groups:
@@ -164,7 +166,7 @@ def fit(
             prepared.zero_grad()
             average.update_parameters(network)
             bar.update(shown, advance=1, loss=value.item())
-            saving = step + 1 == schedule.steps or time.monotonic() - saved > schedule.checkpoint_s
+            saving = step + 1 == schedule.steps or time.monotonic() - saved > schedule.checkpoint_s or stopped()
             if fabric.is_global_zero and (step % 20 == 19 or saving):
                 _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step + 1 - logged))
                 since, logged = time.monotonic(), step + 1
@@ -173,7 +175,32 @@ def fit(
                 publish(average.module, out / "weights.safetensors")
                 plot_curves(out)
                 saved = time.monotonic()
+            if stopped():
+                print(f"{out}: stopped after {step + 1} of {schedule.steps} steps; run the same command again to go on")
+                raise KeyboardInterrupt
     return average.module
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Let a first Ctrl-C wait for the end of a step, so that nothing is lost; what this gives says whether there was one.
+
+    A second one ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of it
+        yield lambda: False
+        return
+    pressed, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def press(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fabric(precision: str) -> Fabric:
@@ -241,13 +268,17 @@ def load_state(path: Path, network: nn.Module, average: nn.Module, optimizer: to
     """Restore a run and return its step; 0 where no run is found.
 
     Raises:
-        InputError: the run found is another than `of` tells: of other steps, data, weights to start from, or configuration.
+        InputError: the run found is damaged, or another than `of` tells: of other steps, data, weights to start from, or
+            configuration.
     """
     if not path.is_file():
         return 0
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
-        step, same = int(json.loads(file.metadata()["step"])), file.metadata().get("of") == of
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a method, not a mapping)
+            step, same = int(json.loads(file.metadata()["step"])), file.metadata().get("of") == of
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: remove it to begin anew, or choose another folder") from error
     for part, target in (("network/", network), ("average/", average)):
         stored = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         own = target.state_dict()
@@ -277,6 +308,19 @@ def hold_out(images: Sequence[ImageT], data: Path) -> tuple[tuple[ImageT, ...], 
     return tuple(images[:-count]), tuple(images[-count:])
 
 
+def begin(out: Path, family: str, start: Path | None, *, scratch: bool) -> weights.Weights | None:
+    """Return the weights that a training in a folder begins with, the shipped ones if none are named; None from scratch.
+
+    Raises:
+        InputError: a start beside `scratch`, one that cannot be loaded, or a folder that holds weights of another family.
+    """
+    if scratch and start is not None:
+        raise InputError("to start from nothing (--scratch) and from weights (--start) exclude each other: give one of them")
+    if (held := weights.family_of(out / "weights.safetensors")) not in (None, family):
+        raise InputError(f"{out} holds weights of {held}, which a training of {family} would overwrite: choose another folder")
+    return None if scratch else weights.load(family, start)
+
+
 def check_start(start: object, config: object) -> None:
     """Refuse weights to start from whose configuration is not that of the network to be trained; raises InputError."""
     if start != config:
@@ -288,7 +332,8 @@ def publisher(family: str, card: Mapping[str, str]) -> Callable[[nn.Module, Path
 
     def publish(trained: nn.Module, path: Path) -> None:
         assert isinstance(trained, weights.Network)
-        weights.save(path, family, trained, card)
+        if not weights.holds(path, family, trained):  # a run that was done before: they may be calibrated
+            weights.save(path, family, trained, card)
 
     return publish
 

@@ -22,7 +22,7 @@ from fiducial.places.samples import (
     make_triplet,
     triplet_batch_loss,
 )
-from fiducial.train.loop import Schedule, Task, calibrating, check_start, fit, hold_out, publisher
+from fiducial.train.loop import Schedule, Task, begin, calibrating, check_start, fit, hold_out, publisher
 
 
 def train_triplets(pool: Pool, config: Config, schedule: Schedule, out: Path, card: Mapping[str, str]) -> TripletNet:
@@ -68,9 +68,10 @@ def train_places_on(data: Path, out: Path, steps: int, *, start: Path | None = N
     Raises:
         InputError: fewer than five images in the folder, or as `train_places`.
     """
-    images, held = hold_out(read_textures((data,), longest_px=4096), data)
-    begun = None if scratch else weights.load("places", start).network
+    known = begin(out, "places", start, scratch=scratch)
+    begun = None if known is None else known.network
     assert begun is None or isinstance(begun, FTFY)
+    images, held = hold_out(read_textures((data,), longest_px=4096), data)
     card = {
         "data": f"{len(images)} images of {data.name}",
         "license": "the user's",
