@@ -68,11 +68,13 @@ def _agreements(moving: Float[Tensor, "b d h w"], fixed: Float[Tensor, "d i j"])
     needs stays in the processor's cache.
     """
     size = [cv2.getOptimalDFTSize(moving.shape[i + 2] + fixed.shape[i + 1] - 1) for i in (0, 1)]
-    there, there_shown = (torch.fft.rfft2(maps, s=size) for maps in (_centered(fixed), _shown(fixed)))
+    shown = _shown(fixed)
+    there, there_shown = (torch.fft.rfft2(maps, s=size) for maps in (_centered(fixed, shown), shown))
     for own in moving:
-        common = _correlation(_shown(own), there_shown, size)
-        enough = common > LEAST_COMMON * torch.minimum(_shown(own).sum(), _shown(fixed).sum())
-        products = _correlation(_centered(own), there, size)
+        own_shown = _shown(own)
+        common = _correlation(own_shown, there_shown, size)
+        enough = common > LEAST_COMMON * torch.minimum(own_shown.sum(), shown.sum())
+        products = _correlation(_centered(own, own_shown), there, size)
         around = F.pad(products[None, None], (1, 1, 1, 1), mode="circular")  # shifts of -1 lie beside those of 0
         surface = F.avg_pool2d(around, 3, stride=1)[0, 0] / common.clamp(min=1).sqrt()
         if enough.any():
@@ -90,9 +92,8 @@ def _shown(maps: Float[Tensor, "d h w"]) -> Float[Tensor, "1 h w"]:
     return (maps.square().sum(0, keepdim=True) > 0).float()
 
 
-def _centered(maps: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
+def _centered(maps: Float[Tensor, "d h w"], shown: Float[Tensor, "1 h w"]) -> Float[Tensor, "d h w"]:
     """Subtract a map's mean descriptor where it shows something."""
-    shown = _shown(maps)
     mean = maps.sum((1, 2), keepdim=True) / shown.sum().clamp(min=1)
     return (maps - mean) * shown
 
