@@ -1,6 +1,10 @@
 """A folder of a training keeps what is in it: interrupted, damaged, finished, of another family; useless data is refused."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -57,6 +61,39 @@ def test_a_training_that_is_interrupted_has_lost_nothing(tmp_path: Path, capsys:
     whole, resumed = fit(tmp_path / "whole"), fit(tmp_path / "cut")
     torch.testing.assert_close(resumed.weight, whole.weight)
     assert len((tmp_path / "cut" / "log.csv").read_text().splitlines()) == 3  # its header, the step it stopped at, the last
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+from test_training_folders import Line, draw, loop
+
+def slowly(rng):
+    time.sleep(0.05)
+    return draw(rng)
+
+task = loop.Task(slowly, torch.stack, lambda network, batch: network.loss(batch))
+loop.fit(Line(), task, loop.Schedule(5000, batch=2, precision="32-true"), Path(sys.argv[1]), lambda network, path: None)
+"""
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_loader_too_and_loses_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parent,
+    ) as process:
+        while process.poll() is None and not (tmp_path / "log.csv").is_file():
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said, errors = process.communicate(timeout=60)
+    assert "run the same command again to go on" in said, errors
+    assert "RuntimeError" not in errors
+    assert (tmp_path / "state.safetensors").is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", "half", "weights"])

@@ -150,7 +150,7 @@ def fit(
     stream = _Stream(
         task.draw, schedule.seed, start * schedule.batch * fabric.world_size + fabric.global_rank, fabric.world_size
     )
-    loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate)
+    loader = DataLoader(stream, schedule.batch, num_workers=schedule.workers, collate_fn=task.collate, worker_init_fn=_draw_on)
     batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     saved, since, logged = time.monotonic(), time.monotonic(), start
     with _training_bar() as bar, _stopping() as stopped:
@@ -166,7 +166,8 @@ def fit(
             prepared.zero_grad()
             average.update_parameters(network)
             bar.update(shown, advance=1, loss=value.item())
-            saving = step + 1 == schedule.steps or time.monotonic() - saved > schedule.checkpoint_s or stopped()
+            ending = step + 1 == schedule.steps or stopped()
+            saving = ending or time.monotonic() - saved > schedule.checkpoint_s
             if fabric.is_global_zero and (step % 20 == 19 or saving):
                 _log(out / "log.csv", step + 1, value.item(), (time.monotonic() - since) / (step + 1 - logged))
                 since, logged = time.monotonic(), step + 1
@@ -175,7 +176,7 @@ def fit(
                 publish(average.module, out / "weights.safetensors")
                 plot_curves(out)
                 saved = time.monotonic()
-            if stopped():
+            if ending and step + 1 < schedule.steps:
                 print(f"{out}: stopped after {step + 1} of {schedule.steps} steps; run the same command again to go on")
                 raise KeyboardInterrupt
     return average.module
@@ -201,6 +202,11 @@ def _stopping() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _draw_on(_: int) -> None:
+    """Let a loader process go on at Ctrl-C, which reaches it too: the step that it draws for is still to be ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _fabric(precision: str) -> Fabric:
