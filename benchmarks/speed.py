@@ -67,6 +67,9 @@ OWNERS = {
         "places.network.FTFY.correlate",
         "landmarks.registrar.ImageRegistrar.forward",
         "landmarks.registrar.ImageRegistrar.describe",
+        "landmarks.network.KeypointNet.convolve",
+        "landmarks.network.KeypointNet.describe_maps",
+        "landmarks.network.KeypointNet.score",
     ),
     "search": (
         "geometry.align",
